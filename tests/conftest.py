@@ -1,0 +1,25 @@
+"""Fixtures and settings for all tests: one thread, no network, the shared development data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+SHARED = Path(os.environ.get("POLYPTYCH_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Folder with the development data; tests that ask for it are marked ``shared_data``."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no development data at {SHARED}")
+    return SHARED
