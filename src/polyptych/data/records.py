@@ -19,11 +19,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, cast, get_args
+from typing import Any, NoReturn, TypeVar, cast, get_args
 
 from polyptych.errors import PolyptychError
 from polyptych.files import write_aside
@@ -48,34 +48,70 @@ _REQUIRED = frozenset({"id", "messages", "images"})
 _KEYS = _REQUIRED | {"references", "choices", "shots", "metadata"}
 _IMAGE = ImageBlock()
 
+Item = TypeVar("Item")
 
-def read_records(path: str | Path) -> Iterator[Example]:
+
+OnError = Callable[[PolyptychError], None]
+"""What a reader calls for a bad record instead of raising, so that checking can list them all."""
+
+
+def read_records(path: str | Path, *, on_error: OnError | None = None) -> Iterator[Example]:
     """Read a native JSONL file, one example at a time.
 
     Args:
-        path: The file; blank lines are skipped.
+        path: The file.
+        on_error: Called for each bad line, which is then skipped; without it the first one raises.
 
     Raises:
         PolyptychError: At the first bad line, naming file, line and what is wrong.
     """
     base = Path(path).parent
-    for where, line in read_lines(path):
-        yield parse_record(parse_json(line, where), where, base)
+    yield from parse_each(
+        read_lines(path),
+        lambda line, where: parse_record(parse_json(line, where), where, base),
+        on_error,
+    )
+
+
+def parse_each(
+    items: Iterable[tuple[str, Item]],
+    parse: Callable[[Item, str], Example],
+    on_error: OnError | None = None,
+) -> Iterator[Example]:
+    """Yield ``parse(item, where)`` of every ``(where, item)``: the loop of all readers."""
+    for where, item in items:
+        try:
+            example = parse(item, where)
+        except PolyptychError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+        else:
+            yield example
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Yield ``("FILE line N", bytes)`` for every line that is not blank."""
+    """Yield ``("FILE line N", bytes)`` for every line."""
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if not line.isspace():
-                    yield f"{path} line {number}", line
+                yield f"{path} line {number}", line
+    except OSError as error:
+        raise PolyptychError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a whole JSON file."""
+    try:
+        return parse_json(Path(path).read_bytes(), str(path))
     except OSError as error:
         raise PolyptychError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def parse_json(text: bytes | str, where: str) -> Any:
     """Parse JSON; an error says where the text comes from."""
+    if not text.strip():
+        _fail(where, "empty, expected a JSON object")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
