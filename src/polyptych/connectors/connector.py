@@ -1,0 +1,95 @@
+"""What every connector returns, and how images find their example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import InstructBlipQFormerConfig
+
+from polyptych.connectors.qformer import QFormer
+
+
+@dataclass(slots=True)
+class ConnectorOutput:
+    """Visual tokens, flat and ragged: the shape that Q-Formers and tiled encoders share."""
+
+    visual_tokens: Float[Tensor, "N D_llm"]
+    tokens_per_image: Int[Tensor, " I"]
+
+
+def example_of_image(image_counts: Int[Tensor, " B"]) -> Int[Tensor, " I"]:
+    """The example that each image of the batch belongs to.
+
+    ``[2, 0, 3] -> [0, 0, 2, 2, 2]``
+    """
+    examples = torch.arange(len(image_counts), device=image_counts.device)
+    return examples.repeat_interleave(image_counts)
+
+
+class VisualTokenProjection(nn.Module):
+    """Q-Former width to language model width, optionally through a narrow waist.
+
+    ``bottleneck`` limits how many numbers an image may say per token; it exists to study tight
+    budgets of visual tokens and is absent (None) in the published models.
+    """
+
+    def __init__(self, width: int, language_width: int, bottleneck: int | None = None) -> None:
+        super().__init__()
+        self.waist = nn.Linear(width, bottleneck) if bottleneck else None
+        self.linear = nn.Linear(bottleneck or width, language_width)
+
+    def forward(self, queries: Float[Tensor, "I Q D_q"]) -> Float[Tensor, "I Q D_llm"]:
+        """Project each query token."""
+        return self.linear(queries if self.waist is None else self.waist(queries))
+
+
+class QFormerConnector(nn.Module):
+    """Reads every image alone: Q-Former, then projection. The base that methods are compared to.
+
+    Args:
+        config: Q-Former sizes.
+        num_query_tokens: Visual tokens Q per image.
+        language_width: D_llm.
+        bottleneck: See :class:`VisualTokenProjection`.
+    """
+
+    def __init__(
+        self,
+        config: InstructBlipQFormerConfig,
+        num_query_tokens: int,
+        language_width: int,
+        bottleneck: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.qformer = QFormer(config, num_query_tokens)
+        self.projection = VisualTokenProjection(config.hidden_size, language_width, bottleneck)
+
+    def forward(
+        self,
+        image_features: Float[Tensor, "I P D_v"],
+        image_counts: Int[Tensor, " B"],
+        instruction_ids: Int[Tensor, "B T_q"] | None = None,
+        instruction_mask: Int[Tensor, "B T_q"] | None = None,
+        record: dict[str, Tensor] | None = None,
+    ) -> ConnectorOutput:
+        """Visual tokens of all images of all examples, in order.
+
+        ``record``, where given, receives the named intermediates.
+        """
+        example = example_of_image(image_counts)
+        queries = self.qformer(
+            image_features,
+            None if instruction_ids is None else instruction_ids[example],
+            None if instruction_mask is None else instruction_mask[example],
+            record,
+        )
+        return self.output(queries)
+
+    def output(self, queries: Float[Tensor, "I Q D_q"]) -> ConnectorOutput:
+        """Project the final queries and flatten them."""
+        tokens = self.projection(queries)
+        lengths = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+        return ConnectorOutput(tokens.flatten(0, 1), lengths)

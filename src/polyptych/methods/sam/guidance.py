@@ -1,0 +1,300 @@
+"""SAM: Semantic Alignment for Multimodal LLMs (not Segment Anything). The idea of the paper.
+
+arXiv 2408.12867. While the visual tokens of an image are extracted, a second stream, the W-former,
+reads the images around it (*contextual semantic generation*), told by the current image's initial
+visual tokens what to look for; its result goes back into the first stream (*assisted visual token
+extraction*). Two zero-initialized linear layers carry the exchange, so that training starts from
+the base model exactly.
+
+Two forms (chosen by ``guidance`` in the config):
+
+``released``  what the published code computes: the W-former shares every weight with the Q-Former,
+              its image is the mean of **all** images weighted per patch position, and the exchange
+              happens before the last layer only, after which nothing looks at pixels again (for an
+              even number of layers).
+``paper``     what the method figure shows: a W-former of its own, contextual images are the
+              **other** images, all their patches can be chosen, the current image's initial visual
+              tokens enter before layer l, the contextual semantics leave after layer k >= l, and a
+              later layer looks at the current image again. A lone image is left untouched.
+
+Notation of the comments: Q stream = the Q-Former reading the current image; W stream = W-former;
+h_j = initial visual tokens of image j; c_j = contextual semantics for image j; V_j = its features.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from polyptych.connectors.qformer import KeyValue, QFormer
+
+Record = dict[str, Tensor] | None
+"""Receives the named intermediates of a pass, where somebody asked for them."""
+
+
+def zero_linear(width: int) -> nn.Linear:
+    """A linear layer that starts at exactly zero, also after transformers' own initialization."""
+    layer = nn.Linear(width, width)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    layer.starts_at_zero = True
+    return layer
+
+
+class AdaptiveAdjustment(nn.Module):
+    """One learned score per patch; images compete for each patch position.
+
+    ``w_j[p] = softmax_j(V_j[p] a + b)``, ``C[p] = sum_j w_j[p] V_j[p]``
+    """
+
+    def __init__(self, vision_width: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(vision_width, 1)
+
+    def forward(
+        self,
+        features: Float[Tensor, "I P D_v"],
+        example: Int[Tensor, " I"],
+        num_examples: int,
+        record: Record = None,
+    ) -> Float[Tensor, "B P D_v"]:
+        """The contextual image of each example, mixed from all its images."""
+        scores = self.score(features)
+        index = example[:, None, None].expand_as(scores)
+        top = scores.new_full((num_examples, *scores.shape[1:]), float("-inf"))
+        top = top.scatter_reduce(0, index, scores.detach(), "amax")
+        weights = (scores - top[example]).exp()
+        total = torch.zeros_like(top).index_add(0, example, weights)
+        weights = weights / total[example]
+        pooled = features.new_zeros(num_examples, *features.shape[1:])
+        pooled = pooled.index_add(0, example, weights * features)
+        if record is not None:
+            record.update({"adaptive.scores": scores, "adaptive.weights": weights})
+            record["adaptive.pooled"] = pooled
+        return pooled
+
+
+class ReleasedGuidance(nn.Module):
+    """The published computation, with nothing computed twice.
+
+    The W stream does not depend on the current image before the last layer, so it runs once per
+    example (the released code: once per image), and the keys and values of the contextual image
+    are projected once.
+    """
+
+    def __init__(self, width: int, vision_width: int) -> None:
+        super().__init__()
+        self.adaptive_adjustment = AdaptiveAdjustment(vision_width)
+        self.query_to_w = zero_linear(width)  # released name: one_2_muliple
+        self.w_to_query = zero_linear(width)  # released name: multiple_2_one
+
+    def forward(
+        self,
+        qformer: QFormer,
+        features: Float[Tensor, "I P D_v"],
+        example: Int[Tensor, " I"],
+        image_counts: Int[Tensor, " B"],
+        instruction_ids: Int[Tensor, "B T_q"] | None,
+        instruction_mask: Int[Tensor, "B T_q"] | None,
+        record: Record = None,
+    ) -> Float[Tensor, "I R D_q"]:
+        """Guided queries of every image (R = Q; all rows when intermediates are recorded)."""
+        num_queries, last = qformer.num_query_tokens, len(qformer.layers) - 1
+        pooled = self.adaptive_adjustment(features, example, len(image_counts), record)
+        embedded = qformer.embed(len(image_counts), instruction_ids)
+        w_mask = qformer.self_mask(instruction_mask)
+        q_mask = None if w_mask is None else w_mask[example]
+        own, shared = qformer.image_key_values(features), qformer.image_key_values(pooled)
+
+        w, q = embedded, embedded[example]
+        _note(record, "qformer.embeddings", q)
+        for index, layer in enumerate(qformer.layers[:last]):
+            _note_attention(record, qformer, index, q, own[index])
+            _note(record, f"streamW.layer.{index}.in", w)
+            _note(record, f"streamQ.layer.{index}.in", q)
+            w = layer(w, num_queries, w_mask, shared[index])
+            q = layer(q, num_queries, q_mask, own[index])
+            _note(record, f"streamW.layer.{index}.out", w)
+            _note(record, f"streamQ.layer.{index}.out", q)
+
+        # The only place of exchange: q are the initial visual tokens h_j.
+        _note_attention(record, qformer, last, q, own[last])
+        layer, context = qformer.layers[last], _rows(shared[last], example)
+        told = self.query_to_w(q)
+        w_in = w[example] + told
+        w_out = layer(w_in, num_queries, q_mask, context)
+        semantics = self.w_to_query(w_out)  # c_j
+        q_in = q + semantics
+        q_out = layer(q_in, num_queries, q_mask, own[last], queries_only=record is None)
+        if record is not None:
+            record.update({"guid.q_to_w.in": q, "guid.q_to_w.out": told})
+            record.update({"guid.w_to_q.in": w_out, "guid.w_to_q.out": semantics})
+            record.update({f"streamW.layer.{last}.in": w_in, f"streamW.layer.{last}.out": w_out})
+            record.update({f"streamQ.layer.{last}.in": q_in, f"streamQ.layer.{last}.out": q_out})
+        return q_out
+
+
+class WFormer(nn.Module):
+    """The paper's second tower: layers 0..k of its own, which read the *other* images.
+
+    Starts as a copy of the Q-Former (queries, text embeddings, layers), as the figure draws it.
+    """
+
+    def __init__(self, qformer: QFormer, num_layers: int) -> None:
+        super().__init__()
+        tower = copy.deepcopy(qformer)
+        tower.layers = tower.layers[:num_layers]
+        self.tower = tower
+
+    def context(
+        self, features: Float[Tensor, "I P D_v"], places: Int[Tensor, "G J"]
+    ) -> list[KeyValue | None]:
+        """Keys and values of every image of the example, projected once per image.
+
+        ``places (G, J)`` lists, for each of the G guided images, the J image slots of its example.
+        Returns (G, heads, J P, head width) per layer with cross-attention.
+        """
+
+        def gather(states: Tensor) -> Tensor:
+            return states[places].transpose(1, 2).flatten(2, 3)
+
+        return [
+            None if kv is None else (gather(kv[0]), gather(kv[1]))
+            for kv in self.tower.image_key_values(features)
+        ]
+
+
+class PaperGuidance(nn.Module):
+    """The method as drawn: steered choice among the other images' patches, then a second look.
+
+    Args:
+        qformer: The base Q-Former; its layers are copied for the W-former.
+        vision_width: D_v.
+        exchange_from: l, the layer before which the W stream receives h_j.
+        exchange_to: k >= l, the layer after which the Q stream receives c_j.
+
+    Raises:
+        ValueError: If h_j has not looked at its image, if no W layer in l..k looks at the context,
+            or if no Q layer after k looks at its image again.
+    """
+
+    def __init__(
+        self, qformer: QFormer, vision_width: int, exchange_from: int, exchange_to: int
+    ) -> None:
+        super().__init__()
+        looks = [i for i, layer in enumerate(qformer.layers) if layer.has_cross_attention]
+        if not (
+            any(i < exchange_from for i in looks)
+            and any(exchange_from <= i <= exchange_to for i in looks)
+            and any(i > exchange_to for i in looks)
+        ):
+            raise ValueError(
+                f"exchange layers l={exchange_from}, k={exchange_to} leave no cross-attention "
+                f"(layers {looks}) before l, in l..k and after k"
+            )
+        width = qformer.config.hidden_size
+        self.exchange_from, self.exchange_to = exchange_from, exchange_to
+        self.w_former = WFormer(qformer, exchange_to + 1)
+        self.adaptive_adjustment = AdaptiveAdjustment(vision_width)
+        self.query_to_w = zero_linear(width)
+        self.w_to_query = zero_linear(width)
+
+    def forward(
+        self,
+        qformer: QFormer,
+        features: Float[Tensor, "I P D_v"],
+        example: Int[Tensor, " I"],
+        image_counts: Int[Tensor, " B"],
+        instruction_ids: Int[Tensor, "B T_q"] | None,
+        instruction_mask: Int[Tensor, "B T_q"] | None,
+        record: Record = None,
+    ) -> Float[Tensor, "I Q D_q"]:
+        """Guided queries of every image."""
+        num_queries, last = qformer.num_query_tokens, len(qformer.layers) - 1
+        ids = None if instruction_ids is None else instruction_ids[example]
+        text = None if instruction_mask is None else instruction_mask[example]
+        mask, own = qformer.self_mask(text), qformer.image_key_values(features)
+        q = qformer.embed(len(features), ids)
+        for index, layer in enumerate(qformer.layers):
+            if index == self.exchange_from:
+                _note(record, "initial_visual_tokens", q)
+                guided, semantics = self.contextual_semantics(
+                    q, features, example, image_counts, ids, text, record
+                )
+            _note_attention(record, qformer, index, q, own[index])
+            q = layer(q, num_queries, mask, own[index], queries_only=index == last)
+            if index == self.exchange_to:
+                q = q.index_add(0, guided, semantics)
+        return q
+
+    def contextual_semantics(
+        self,
+        initial: Float[Tensor, "I S D_q"],
+        features: Float[Tensor, "I P D_v"],
+        example: Int[Tensor, " I"],
+        image_counts: Int[Tensor, " B"],
+        ids: Int[Tensor, "I T_q"] | None,
+        text: Int[Tensor, "I T_q"] | None,
+        record: Record,
+    ) -> tuple[Int[Tensor, " G"], Float[Tensor, "G S D_q"]]:
+        """c_j for the G images that have a context, and which images those are."""
+        guided = (image_counts[example] > 1).nonzero()[:, 0]
+        if len(guided) == 0:
+            return guided, initial[guided]
+        tower = self.w_former.tower
+        places, other = other_images(guided, example, image_counts)
+        context = self.w_former.context(features, places)
+        # Adaptive adjustment: a score per contextual patch, added where the W stream chooses.
+        bias = self.adaptive_adjustment.score(features)[places].squeeze(-1)  # (G, J, P)
+        bias = bias.masked_fill(~other[..., None], float("-inf")).flatten(1)[:, None, None]
+        w = tower.embed(len(guided), None if ids is None else ids[guided])
+        mask = tower.self_mask(None if text is None else text[guided])
+        for index, layer in enumerate(tower.layers):
+            if index == self.exchange_from:
+                w = w + self.query_to_w(initial[guided])
+            if record is not None and context[index] is not None:
+                queries = w[:, : tower.num_query_tokens]
+                record["context.images"], record["context.guided"] = places, guided
+                record[f"context.attention.layer.{index}"] = layer.cross_attention.weights(
+                    queries, context[index], bias
+                ).unflatten(1, (places.shape[1], -1))
+            w = layer(w, tower.num_query_tokens, mask, context[index], bias)
+        semantics = self.w_to_query(w)
+        _note(record, "contextual_semantics", semantics)
+        return guided, semantics
+
+
+def other_images(
+    guided: Int[Tensor, " G"], example: Int[Tensor, " I"], image_counts: Int[Tensor, " B"]
+) -> tuple[Int[Tensor, "G J"], Tensor]:
+    """The images of each guided image's example, and which of them are *other* images.
+
+    J is the largest number of images of an example; slots without an image repeat the guided image
+    and are marked false, as is the guided image itself. For counts ``[2]``:
+    places ``[[0, 1], [0, 1]]``, other ``[[F, T], [T, F]]``.
+    """
+    first = image_counts.cumsum(0) - image_counts
+    slots = torch.arange(int(image_counts.max()), device=guided.device)
+    places = first[example[guided], None] + slots
+    inside = slots < image_counts[example[guided], None]
+    places = torch.where(inside, places, guided[:, None])
+    return places, inside & (places != guided[:, None])
+
+
+def _rows(key_value: KeyValue | None, index: Tensor) -> KeyValue | None:
+    return None if key_value is None else (key_value[0][index], key_value[1][index])
+
+
+def _note(record: Record, name: str, value: Tensor) -> None:
+    if record is not None:
+        record[name] = value
+
+
+def _note_attention(
+    record: Record, qformer: QFormer, index: int, hidden: Tensor, image: KeyValue | None
+) -> None:
+    if record is not None:
+        qformer.record_attention(record, index, hidden, image)

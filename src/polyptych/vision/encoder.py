@@ -1,0 +1,96 @@
+"""Vision encoders behind one protocol: ``pixel_values (I, 3, H, W) -> image_features (I, P, D_v)``.
+
+EVA-CLIP, CLIP and SigLIP are the unmodified models of transformers. What differs between them is
+data (:class:`FeatureChoice`): which layer is read, whether the class token stays, which final norm
+applies. Preprocessing belongs to the weights and is saved beside them by the processor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.models.clip.modeling_clip import CLIPVisionModel
+from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureChoice:
+    """Which of an encoder's outputs become image features."""
+
+    layer: int
+    """Index into the hidden states; -1 is the encoder's final output with its final norm."""
+    keep_class_token: bool
+    """Whether the class token counts as a patch (P = patches + 1)."""
+    has_class_token: bool
+    """Whether the encoder has one at all."""
+
+
+_MODELS = {
+    "instructblip_vision_model": (
+        InstructBlipVisionModel,
+        FeatureChoice(layer=-1, keep_class_token=True, has_class_token=True),
+    ),
+    "clip_vision_model": (
+        CLIPVisionModel,
+        FeatureChoice(layer=-2, keep_class_token=False, has_class_token=True),
+    ),
+    "siglip_vision_model": (
+        SiglipVisionModel,
+        FeatureChoice(layer=-1, keep_class_token=False, has_class_token=False),
+    ),
+}
+
+EVA_FINAL_NORM_EPS = 1e-5
+"""`ln_vision` of the original BLIP-2 family is a plain torch LayerNorm; the blocks' norms use 1e-6.
+transformers gives both the blocks' value, which moves features by about 1e-5."""
+
+
+class VisionEncoder(nn.Module):
+    """Turns pixels into patch features; the same call for every supported encoder.
+
+    Args:
+        config: Config of an EVA-CLIP (``instructblip_vision_model``), CLIP or SigLIP vision model.
+
+    Raises:
+        ValueError: For an encoder that is not in the list, naming those that are.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        if config.model_type not in _MODELS:
+            raise ValueError(
+                f"no vision encoder for model type {config.model_type!r}; known: {sorted(_MODELS)}"
+            )
+        model_class, self.choice = _MODELS[config.model_type]
+        self.model = model_class._from_config(config)
+        if config.model_type == "instructblip_vision_model":
+            self.model.post_layernorm.eps = EVA_FINAL_NORM_EPS
+        self.config = config
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D_v of the features."""
+        return self.config.hidden_size
+
+    @property
+    def num_patches(self) -> int:
+        """Features P per image."""
+        side = self.config.image_size // self.config.patch_size
+        return side * side + int(self.choice.keep_class_token)
+
+    def forward(
+        self, pixel_values: Float[Tensor, "I 3 H W"]
+    ) -> Float[Tensor, "I P D_v"]:
+        """Encode all images of a batch at once, in order."""
+        if self.choice.layer == -1:
+            features = self.model(pixel_values=pixel_values).last_hidden_state
+        else:
+            states = self.model(pixel_values=pixel_values, output_hidden_states=True).hidden_states
+            features = states[self.choice.layer]
+        if self.choice.has_class_token and not self.choice.keep_class_token:
+            features = features[:, 1:]
+        return features
