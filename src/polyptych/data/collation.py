@@ -1,0 +1,113 @@
+"""Examples become a batch: images decoded and stacked flat, rows padded, nothing guessed later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from polyptych.data.images import load_image
+from polyptych.data.tokenization import EncodedExample
+from polyptych.schema import IGNORE_INDEX, Batch, Example, ImageRef
+
+
+class SupportsEncoding(Protocol):
+    """What the collator needs of a processor."""
+
+    image_token_id: int
+    pad_token_id: int
+    instruction_pad_token_id: int
+
+    def encode(self, example: Example, *, with_target: bool) -> EncodedExample:
+        """Token ids of one example."""
+
+    def pixels(self, images: Sequence[Any]) -> Tensor:
+        """Pixel values (n, 3, H, W) of decoded images."""
+
+
+class SupportsFeatures(Protocol):
+    """What the collator needs of a feature cache."""
+
+    def get(self, refs: Sequence[ImageRef]) -> Tensor:
+        """Image features (n, P, D_v)."""
+
+
+class Collator:
+    """``list[Example] -> Batch``; runs in the data loader's worker processes.
+
+    Args:
+        processor: Encodes text and images.
+        training: True makes right-padded rows with labels; False makes left-padded prompts that
+            ``generate`` can go on from.
+        features: Where frozen image features are read from instead of decoding images.
+    """
+
+    def __init__(
+        self,
+        processor: SupportsEncoding,
+        *,
+        training: bool,
+        features: SupportsFeatures | None = None,
+    ) -> None:
+        self.processor, self.training, self.features = processor, training, features
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """Make the batch; keys and shapes in :class:`polyptych.schema.Batch`."""
+        encoded = [self.processor.encode(e, with_target=self.training) for e in examples]
+        batch = self.pad(encoded)
+        refs = [(example, ref) for example in examples for ref in example.images]
+        if refs and self.features is not None:
+            batch["image_features"] = self.features.get([ref for _, ref in refs])
+        elif refs:
+            images = [load_image(ref, where=f"example {example.id}") for example, ref in refs]
+            batch["pixel_values"] = self.processor.pixels(images)
+        return batch
+
+    def pad(self, encoded: Sequence[EncodedExample]) -> Batch:
+        """Pad rows to the longest.
+
+        Training rows are padded on the right. Prompts are padded on the left; in the
+        ``images_first`` layout between images and text, with positions that skip the gap, as the
+        released SAM does.
+        """
+        width = max(len(row.input_ids) for row in encoded)
+        pad = self.processor.pad_token_id
+        ids = torch.full((len(encoded), width), pad)
+        mask = torch.zeros(len(encoded), width, dtype=torch.long)
+        labels = torch.full((len(encoded), width), IGNORE_INDEX)
+        last_prompt = torch.zeros(len(encoded), dtype=torch.long)
+        for row, example in enumerate(encoded):
+            tokens, gap = torch.tensor(example.input_ids), width - len(example.input_ids)
+            start = 0 if self.training else example.visual_prefix
+            shift = 0 if self.training else gap
+            ids[row, :start], mask[row, :start] = tokens[:start], 1
+            end = shift + len(tokens)
+            ids[row, shift + start : end], mask[row, shift + start : end] = tokens[start:], 1
+            labels[row, shift + start : end] = torch.tensor(example.labels[start:])
+            last_prompt[row] = example.last_prompt + shift
+        batch = Batch(
+            input_ids=ids,
+            attention_mask=mask,
+            image_counts=torch.tensor([row.image_count for row in encoded]),
+            last_prompt=last_prompt,
+        )
+        if self.training:
+            batch["labels"] = labels
+        elif any(row.visual_prefix for row in encoded):
+            batch["position_ids"] = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
+        batch["qformer_input_ids"], batch["qformer_attention_mask"] = self._pad_instructions(
+            encoded
+        )
+        return batch
+
+    def _pad_instructions(self, encoded: Sequence[EncodedExample]) -> tuple[Tensor, Tensor]:
+        width = max(len(row.instruction_ids) for row in encoded)
+        ids = torch.full((len(encoded), width), self.processor.instruction_pad_token_id)
+        mask = torch.zeros(len(encoded), width, dtype=torch.long)
+        for row, example in enumerate(encoded):
+            length = len(example.instruction_ids)
+            ids[row, :length] = torch.tensor(example.instruction_ids, dtype=torch.long)
+            mask[row, :length] = 1
+        return ids, mask

@@ -1,0 +1,186 @@
+"""An example becomes token ids: one placeholder id per visual token, labels on the answers.
+
+Image tokens are never cut. Where a prompt is longer than the context, words of the prompt go (see
+:func:`_fit`), and what went is reported with the example's id.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from polyptych.data.conversation import Segment, render
+from polyptych.errors import PolyptychError
+from polyptych.schema import IGNORE_INDEX, Example
+
+logger = logging.getLogger(__name__)
+
+Layout = Literal["interleaved", "images_first"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizationSettings:
+    """How rows are laid out; saved with the processor."""
+
+    tokens_per_image: int = 32
+    """Placeholders per image: the connector's query tokens Q."""
+    layout: Layout = "interleaved"
+    """``interleaved``: images stand where the instruction puts them. ``images_first``: all images,
+    then all text, as the released SAM does."""
+    template: str = "plain"
+    """Name in :data:`polyptych.data.conversation.TEMPLATES`."""
+    max_length: int | None = None
+    """The language model's context in tokens, visual tokens included; None for no limit."""
+    max_prompt_tokens: int | None = None
+    """Limit on the prompt's text alone, cut from its beginning (released: 128 in training)."""
+    max_target_tokens: int | None = None
+    """Limit on the answer, cut from its end (released: 256)."""
+    max_instruction_tokens: int = 128
+    """Limit on what the Q-Former reads of the instruction."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """One row of ids, before padding. ``labels`` align with ``input_ids``."""
+
+    input_ids: list[int]
+    labels: list[int]
+    last_prompt: int
+    instruction_ids: list[int]
+    image_count: int
+    visual_prefix: int
+    """Leading placeholders in the ``images_first`` layout; 0 otherwise."""
+    cut: str = ""
+
+
+def encode_example(
+    example: Example,
+    *,
+    tokenizer: Any,
+    qformer_tokenizer: Any,
+    image_token_id: int,
+    settings: TokenizationSettings,
+    with_target: bool,
+) -> EncodedExample:
+    """Tokenize one example.
+
+    For two images of 2 tokens (``#`` the placeholder) and "qa"::
+
+        <s> question : # # # # what is shared ? answer : a dog </s>
+        labels:  -100 everywhere but on "a dog </s>"; last_prompt: the ":" before "a dog"
+
+    Raises:
+        PolyptychError: If placeholders and images differ, the instruction is empty, or the images
+            alone do not fit the context; names the example and both numbers.
+    """
+    segments = render(example.messages, settings.template, with_target=with_target)
+    places = sum(segment.text is None for segment in segments)
+    if places != len(example.images):
+        raise PolyptychError(
+            f"example {example.id}: {places} image placeholders for {len(example.images)} images"
+        )
+    instruction = " ".join(m.text for m in example.prompt if m.role != "assistant").strip()
+    if not instruction:
+        raise PolyptychError(f"example {example.id}: the instruction is empty")
+
+    pieces = _tokenize(segments, tokenizer, image_token_id, settings)
+    pieces, cut = _fit(pieces, example.id, settings)
+    if cut:
+        logger.warning("%s", cut)
+    ids = [token for piece in pieces for token in piece.ids]
+    labels = [token if piece.is_target else IGNORE_INDEX for piece in pieces for token in piece.ids]
+    answer = sum(len(p.ids) for p in pieces[-1:] if p.is_target)
+    prefix = places * settings.tokens_per_image if settings.layout == "images_first" else 0
+    side = "left" if settings.layout == "images_first" else "right"
+    return EncodedExample(
+        input_ids=ids,
+        labels=labels,
+        last_prompt=len(ids) - answer - 1,
+        instruction_ids=_instruction_ids(
+            instruction, qformer_tokenizer, settings.max_instruction_tokens, side
+        ),
+        image_count=places,
+        visual_prefix=prefix,
+        cut=cut,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    ids: list[int]
+    is_target: bool = False
+    is_image: bool = False
+
+
+def _tokenize(
+    segments: list[Segment], tokenizer: Any, image_token_id: int, settings: TokenizationSettings
+) -> list[_Piece]:
+    """Pieces of ids; a bos before the first text piece, an eos after each answer."""
+    pieces: list[_Piece] = []
+    image = _Piece([image_token_id] * settings.tokens_per_image, is_image=True)
+    for segment in segments:
+        if segment.text is None:
+            pieces.append(image)
+        elif segment.is_target:
+            ids = tokenizer(segment.text, add_special_tokens=False)["input_ids"]
+            ids = [*ids, tokenizer.eos_token_id][: settings.max_target_tokens]
+            pieces.append(_Piece(ids, is_target=True))
+        else:
+            ids = tokenizer(segment.text, add_special_tokens=False)["input_ids"]
+            pieces.append(_Piece(ids))
+    bos = [] if tokenizer.bos_token_id is None else [_Piece([tokenizer.bos_token_id])]
+    if settings.layout == "interleaved":
+        return bos + pieces
+    images = [piece for piece in pieces if piece.is_image]
+    prompt = [token for p in pieces if not p.is_image and not p.is_target for token in p.ids]
+    targets = [piece for piece in pieces if piece.is_target]
+    if settings.max_prompt_tokens is not None:
+        prompt = prompt[-(settings.max_prompt_tokens - len(bos)) :]
+    return images + bos + [_Piece(prompt)] + targets
+
+
+def _fit(
+    pieces: list[_Piece], example_id: str, settings: TokenizationSettings
+) -> tuple[list[_Piece], str]:
+    """Cut prompt words until the row fits; images, bos and the answer stay.
+
+    Words in the middle go first, oldest first, since the first piece (the instruction) and the last
+    one (the question) say what is asked; only then those two, from their beginning.
+    """
+    length = sum(len(piece.ids) for piece in pieces)
+    excess = length - (settings.max_length or length)
+    if excess <= 0:
+        return pieces, ""
+    words = [
+        index
+        for index, piece in enumerate(pieces)
+        if not piece.is_image and not piece.is_target and len(piece.ids) > 1
+    ]
+    order = words[1:-1] + words[:1] + words[-1:] if len(words) > 1 else words
+    kept, removed = list(pieces), 0
+    for index in order:
+        take = min(excess - removed, len(kept[index].ids))
+        kept[index] = _Piece(kept[index].ids[take:])
+        removed += take
+    if removed < excess:
+        fixed = length - removed
+        raise PolyptychError(
+            f"example {example_id}: {fixed} tokens of images and answer do not fit a context of "
+            f"{settings.max_length}"
+        )
+    cut = (
+        f"example {example_id}: cut {removed} prompt tokens (of {length}) to fit a context of "
+        f"{settings.max_length}; image tokens are kept"
+    )
+    return kept, cut
+
+
+def _instruction_ids(text: str, tokenizer: Any, limit: int, side: str) -> list[int]:
+    """What the Q-Former reads, with its tokenizer's special tokens."""
+    words = tokenizer(text, add_special_tokens=False)["input_ids"]
+    start = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
+    end = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
+    room = limit - len(start) - len(end)
+    words = words[-room:] if side == "left" else words[:room]
+    return [*start, *words, *end]

@@ -1,0 +1,164 @@
+"""Shipped test doubles: tiny models with fixed weights, their processor, and drawn examples.
+
+Everything is built from a config in milliseconds, on a CPU, without a download.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from polyptych.language.tokenizer import IMAGE_TOKEN, train_tokenizer
+from polyptych.methods.sam.model import (
+    Guidance,
+    PolyptychSamConfig,
+    PolyptychSamForConditionalGeneration,
+)
+from polyptych.models.processor import PolyptychProcessor
+from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
+
+TINY_QUERIES = 3
+TINY_IMAGE_SIZE = 28
+
+_TEXTS = [
+    "what do these pictures have in common?",
+    "a red ball is in every picture.",
+    "the dog sleeps under the tree. caption 1: mia runs on the beach.",
+]
+
+_DECODERS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    },
+    "qwen2": {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+    },
+    "gpt2": {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "opt": {
+        "hidden_size": 48,
+        "word_embed_proj_dim": 32,
+        "ffn_dim": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    },
+}
+
+_VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "image_size": TINY_IMAGE_SIZE,
+    "patch_size": 7,
+}
+
+
+def tiny_processor(**settings: Any) -> PolyptychProcessor:
+    """A processor of the tiny models; ``settings`` override the row layout."""
+    settings = {"tokens_per_image": TINY_QUERIES, "template": "qa", "max_length": 256, **settings}
+    size = {"height": TINY_IMAGE_SIZE, "width": TINY_IMAGE_SIZE}
+    return PolyptychProcessor(
+        BlipImageProcessorPil(size=size), train_tokenizer(_TEXTS, vocab_size=320), **settings
+    )
+
+
+def tiny_model(
+    guidance: Guidance = "paper",
+    decoder: str = "llama",
+    vision: str = "instructblip_vision_model",
+    *,
+    seed: int = 0,
+    zero_init: bool = False,
+    **config: Any,
+) -> PolyptychSamForConditionalGeneration:
+    """A SAM model of about 200,000 random parameters over one of four decoder families.
+
+    ``zero_init=False`` also draws the exchange layers at random, so that guidance does something.
+    """
+    torch.manual_seed(seed)
+    tokenizer = tiny_processor().tokenizer
+    ids = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    extra = {"initializer_range": 0.02} if vision.startswith("instructblip") else {}
+    model = PolyptychSamForConditionalGeneration(
+        PolyptychSamConfig(
+            guidance=guidance,
+            vision_config={"model_type": vision, **_VISION, **extra},
+            qformer_config={
+                "vocab_size": len(tokenizer),
+                "hidden_size": 32,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "intermediate_size": 64,
+                "max_position_embeddings": 128,
+                "cross_attention_frequency": 1 if guidance == "paper" else 2,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+            },
+            text_config={"model_type": decoder, **ids, **_DECODERS[decoder]},
+            num_query_tokens=TINY_QUERIES,
+            image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+            **config,
+        )
+    )
+    if not zero_init and model.connector.guidance is not None:
+        for layer in (model.connector.guidance.query_to_w, model.connector.guidance.w_to_query):
+            torch.nn.init.normal_(layer.weight, std=0.2)
+            torch.nn.init.normal_(layer.bias, std=0.2)
+    return model.eval()
+
+
+def tiny_image(seed: int, size: int = 40) -> ImageRef:
+    """A PNG with two colored shapes, given as bytes."""
+    generator = torch.Generator().manual_seed(seed)
+    image = Image.new("RGB", (size, size), "white")
+    draw = ImageDraw.Draw(image)
+    for _ in range(2):
+        x, y, *color = torch.randint(0, 200, (5,), generator=generator).tolist()
+        corner = (x % (size // 2), y % (size // 2))
+        draw.ellipse((*corner, corner[0] + 15, corner[1] + 15), fill=tuple(color))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return ImageRef(data=buffer.getvalue())
+
+
+def tiny_examples(count: int, image_counts: tuple[int, ...] = (2, 3, 1, 0)) -> list[Example]:
+    """Examples whose numbers of images cycle through ``image_counts``."""
+    examples = []
+    for index in range(count):
+        images = image_counts[index % len(image_counts)]
+        blocks: list[ImageBlock | TextBlock] = []
+        for picture in range(images):
+            blocks += [TextBlock(f"picture {picture + 1}: "), ImageBlock()]
+        blocks.append(TextBlock("what do these pictures have in common?"))
+        answer = ("a red ball.", "the dog sleeps.", "a tree.")[index % 3]
+        examples.append(
+            Example(
+                id=f"tiny-{index}",
+                messages=(
+                    Message("user", tuple(blocks)),
+                    Message("assistant", (TextBlock(answer),)),
+                ),
+                images=tuple(tiny_image(10 * index + picture) for picture in range(images)),
+                references=(answer,),
+            )
+        )
+    return examples

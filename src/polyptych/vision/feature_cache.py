@@ -1,0 +1,134 @@
+"""Frozen image features on disk, by image hash: computed once, read in every epoch and prompt.
+
+A cache folder holds ``features.bin`` (rows of P x D_v numbers, memory-mapped), ``index.txt`` (one
+image hash per row, in order) and ``meta.json`` (shape, type, and the fingerprint of the encoder and
+its preprocessing; a cache of another encoder is refused). Rows are appended before their hash is,
+so a killed run loses at most the rows that were being written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from polyptych.data.images import image_hash, load_image
+from polyptych.errors import PolyptychError
+from polyptych.files import write_aside
+from polyptych.schema import ImageRef
+
+
+def encoder_fingerprint(encoder: nn.Module, image_processor: Any) -> str:
+    """A hash of everything that decides the features: weights and preprocessing."""
+    digest = hashlib.sha256(json.dumps(image_processor.to_dict(), sort_keys=True).encode())
+    for name, value in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class FeatureCache:
+    """Reads and extends one cache folder.
+
+    Args:
+        folder: Created on the first :meth:`fill`.
+        fingerprint: See :func:`encoder_fingerprint`.
+
+    Raises:
+        PolyptychError: If the folder holds features of another encoder.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str) -> None:
+        self.folder, self.fingerprint = Path(folder), fingerprint
+        self.rows: dict[str, int] = {}
+        self._map: np.memmap | None = None
+        self._shape: tuple[int, int] | None = None
+        meta = self.folder / "meta.json"
+        if meta.exists():
+            saved = json.loads(meta.read_text())
+            if saved["fingerprint"] != fingerprint:
+                raise PolyptychError(
+                    f"{self.folder}: features of encoder {saved['fingerprint']}, "
+                    f"not of {fingerprint}; use another folder"
+                )
+            self._shape = (saved["patches"], saved["width"])
+            index = (self.folder / "index.txt").read_text().split()
+            self.rows = {key: row for row, key in enumerate(index)}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getstate__(self) -> dict[str, Any]:  # worker processes open the file themselves
+        return {**self.__dict__, "_map": None}
+
+    def get(self, refs: Sequence[ImageRef]) -> Float[Tensor, "n P D_v"]:
+        """Features of the images, in order, as float32.
+
+        Raises:
+            PolyptychError: For an image that is not in the cache.
+        """
+        if self._map is None or len(self._map) < len(self.rows):
+            assert self._shape is not None
+            self._map = np.memmap(self.folder / "features.bin", np.float16, "r").reshape(
+                -1, *self._shape
+            )
+        try:
+            rows = [self.rows[image_hash(ref)] for ref in refs]
+        except KeyError as missing:
+            raise PolyptychError(f"{self.folder}: no features of image {missing}") from None
+        return torch.from_numpy(np.asarray(self._map[rows], dtype=np.float32))
+
+    def fill(
+        self,
+        refs: Iterable[ImageRef],
+        encode: Callable[[Tensor], Tensor],
+        pixels: Callable[[Sequence[Any]], Tensor],
+        batch_size: int = 64,
+    ) -> int:
+        """Compute what is missing; returns the number of new images.
+
+        Args:
+            refs: Images, in any order, repeated ones too.
+            encode: ``pixel_values (n, 3, H, W) -> features (n, P, D_v)``.
+            pixels: The processor's preprocessing of decoded images.
+            batch_size: Images per call of ``encode``.
+        """
+        missing = {key: ref for ref in refs if (key := image_hash(ref)) not in self.rows}
+        keys = list(missing)
+        for start in range(0, len(keys), batch_size):
+            part = keys[start : start + batch_size]
+            with torch.inference_mode():
+                features = encode(pixels([load_image(missing[key]) for key in part]))
+            self._append(part, features.to(torch.float16).cpu().numpy())
+        return len(keys)
+
+    def _append(self, keys: Sequence[str], features: np.ndarray) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._shape is None:
+            self._shape = features.shape[1], features.shape[2]
+            meta = {
+                "fingerprint": self.fingerprint,
+                "patches": self._shape[0],
+                "width": self._shape[1],
+                "dtype": "float16",
+            }
+            with write_aside(self.folder / "meta.json") as file:
+                json.dump(meta, file)
+            (self.folder / "index.txt").touch()
+        data = self.folder / "features.bin"
+        row_bytes = self._shape[0] * self._shape[1] * 2
+        with open(data, "ab") as file:
+            file.truncate(len(self.rows) * row_bytes)
+            file.write(features.tobytes())
+        with open(self.folder / "index.txt", "a") as index:
+            index.write("".join(f"{key}\n" for key in keys))
+        for key in keys:
+            self.rows[key] = len(self.rows)
+        self._map = None
