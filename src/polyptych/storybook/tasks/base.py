@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
+from polyptych.errors import PolyptychError
 from polyptych.schema import Block, ImageBlock, Message, TextBlock
 from polyptych.storybook.scenes import Scene, scene_to_json
 from polyptych.storybook.vocabulary import Split
+
+_T = TypeVar("_T")
+
+MOST_DRAWS = 200
+"""How often an example is drawn anew before its options count as impossible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +40,8 @@ class StoryExample:
         return self.messages[-1].text
 
 
-class MakeExample(Protocol):
-    """The one function of a task file."""
-
-    def __call__(self, rng: random.Random, split: Split, **options: Any) -> StoryExample:
-        """Draw one example from ``rng``; training splits never show held-out compositions."""
-        ...
+MakeExample = Callable[..., StoryExample]
+"""A task's one function, ``make_example(rng, split, **options)``; the options are its own."""
 
 
 def build_example(
@@ -79,3 +82,25 @@ def build_example(
             "scenes": [scene_to_json(scene) for scene in scenes],
         },
     )
+
+
+def numbered(word: str, scenes: Sequence[Scene]) -> list[str | Scene]:
+    """Prompt parts "Picture 1: ", scene, " Picture 2: ", scene, ..."""
+    parts: list[str | Scene] = []
+    for number, scene in enumerate(scenes, start=1):
+        parts += [f"{' ' if number > 1 else ''}{word} {number}: ", scene]
+    return parts
+
+
+def first_accepted(draw: Callable[[], _T | None], what: str) -> _T:
+    """Calls ``draw`` until it gives a value; a draw may fail for want of room in a picture.
+
+    Raises:
+        PolyptychError: After :data:`MOST_DRAWS` failures: the options leave no way to draw it.
+    """
+    for _ in range(MOST_DRAWS):
+        with suppress(PolyptychError):
+            value = draw()
+            if value is not None:
+                return value
+    raise PolyptychError(f"no {what} found in {MOST_DRAWS} draws; are the options too narrow?")

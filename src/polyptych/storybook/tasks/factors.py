@@ -25,7 +25,7 @@ class Factor(NamedTuple):
     Attributes:
         type: One of :data:`FACTOR_TYPES`.
         value: Words of the vocabulary: "ball", "red ball", "toy", "beach", "cat under tree", or
-            a character's description (:func:`~polyptych.storybook.tasks.phrasing.character_phrase`).
+            the ``character_phrase`` of a character.
     """
 
     type: FactorType
