@@ -238,17 +238,12 @@ def write_records(path: str | Path, examples: Iterable[Example]) -> int:
         PolyptychError: For a bad example, or when the system refuses (full disk), naming the file.
     """
     path = Path(path)
-    store = ImageStore(path.parent)
     count = 0
-    try:
-        with write_aside(path) as file:
-            for example in examples:
-                record = record_of(store.with_paths(example), path.parent)
-                file.write(dump_json(record, f"example {example.id!r}") + "\n")
-                count += 1
-    except BaseException:
-        store.discard()
-        raise
+    with ImageStore(path.parent) as store, write_aside(path) as file:
+        for example in examples:
+            record = record_of(store.with_paths(example), path.parent)
+            file.write(dump_json(record, f"example {example.id!r}") + "\n")
+            count += 1
     return count
 
 
@@ -263,7 +258,7 @@ def dump_json(value: Any, where: str) -> str:
 class ImageStore:
     """Puts images that are given as bytes into files named by their content.
 
-    Equal images share one file. `discard` removes the files that this store made.
+    Equal images share one file. When its ``with`` block fails, the files it made are removed.
     """
 
     def __init__(self, base: Path) -> None:
@@ -271,14 +266,20 @@ class ImageStore:
         self._made: list[Path] = []
         self._known: set[Path] = set()
 
+    def __enter__(self) -> ImageStore:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            self._discard()
+
     def with_paths(self, example: Example) -> Example:
         """The example with every image (also of its shots) as a path."""
         shots = tuple(self.with_paths(shot) for shot in example.shots)
         images = tuple(self._stored(image) for image in example.images)
         return replace(example, images=images, shots=shots)
 
-    def discard(self) -> None:
-        """Remove the files that this store made."""
+    def _discard(self) -> None:
         for path in self._made:
             with suppress(OSError):
                 path.unlink(missing_ok=True)

@@ -125,8 +125,8 @@ _TREE: dict[str, dict[str, str | dict[str, str]]] = {
 }
 """Group > family, where there is one > subgroup.
 
-Subgroups that are no kind (``other-object``), that repeat another (``hand-prop``) or that stand alone
-with fewer than four drawings are left out.
+Subgroups that are no kind (``other-object``), that repeat another (``hand-prop``) or that stand
+alone with fewer than four drawings are left out.
 """
 
 

@@ -53,9 +53,16 @@ def read_llava(
         PolyptychError: At the first bad record, naming file and record.
     """
     folder = os.fspath(image_folder if image_folder is not None else Path(path).parent)
-    yield from parse_each(
-        _items(path), lambda item, where: parse_llava(item, where, folder), on_error
-    )
+    if str(path).endswith(".jsonl"):
+        yield from parse_each(
+            read_lines(path),
+            lambda line, where: parse_llava(parse_json(line, where), where, folder),
+            on_error,
+        )
+    else:
+        yield from parse_each(
+            _items(path), lambda item, where: parse_llava(item, where, folder), on_error
+        )
 
 
 def parse_llava(item: Any, where: str, image_folder: str) -> Example:
@@ -82,10 +89,6 @@ def parse_llava(item: Any, where: str, image_folder: str) -> Example:
 
 
 def _items(path: str | Path) -> Iterator[tuple[str, Any]]:
-    if str(path).endswith(".jsonl"):
-        for where, line in read_lines(path):
-            yield where, parse_json(line, where)
-        return
     items = read_json(path)
     if not isinstance(items, list):
         raise PolyptychError(f"{path}: a LLaVA json file must be a list of records")
