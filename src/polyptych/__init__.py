@@ -1,0 +1,94 @@
+"""Multimodal language models that read several images together.
+
+Public names are imported on first use: ``import polyptych`` loads neither torch nor transformers.
+The models are known to transformers' Auto classes all the same (see
+:mod:`polyptych._registration`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from polyptych import _registration
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from polyptych.data.collation import Collator
+    from polyptych.data.records import read_records, write_records
+    from polyptych.errors import PolyptychError
+    from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
+    from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
+    from polyptych.models.checkpoint import load_model
+    from polyptych.models.processor import PolyptychProcessor
+    from polyptych.schema import (
+        Batch,
+        Example,
+        ImageBlock,
+        ImageRef,
+        Message,
+        Prediction,
+        PreferencePair,
+        Score,
+        TextBlock,
+    )
+
+_HOMES = {
+    "Batch": "schema",
+    "Collator": "data.collation",
+    "Example": "schema",
+    "ImageBlock": "schema",
+    "ImageRef": "schema",
+    "Message": "schema",
+    "PolyptychBlip2Config": "models.blip2",
+    "PolyptychBlip2ForConditionalGeneration": "models.blip2",
+    "PolyptychError": "errors",
+    "PolyptychProcessor": "models.processor",
+    "PolyptychSamConfig": "methods.sam.model",
+    "PolyptychSamForConditionalGeneration": "methods.sam.model",
+    "Prediction": "schema",
+    "PreferencePair": "schema",
+    "Score": "schema",
+    "TextBlock": "schema",
+    "load_model": "models.checkpoint",
+    "read_records": "data.records",
+    "write_records": "data.records",
+}
+
+__all__ = [
+    "Batch",
+    "Collator",
+    "Example",
+    "ImageBlock",
+    "ImageRef",
+    "Message",
+    "PolyptychBlip2Config",
+    "PolyptychBlip2ForConditionalGeneration",
+    "PolyptychError",
+    "PolyptychProcessor",
+    "PolyptychSamConfig",
+    "PolyptychSamForConditionalGeneration",
+    "Prediction",
+    "PreferencePair",
+    "Score",
+    "TextBlock",
+    "load_model",
+    "read_records",
+    "write_records",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_registration.install()
