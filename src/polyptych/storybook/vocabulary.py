@@ -143,7 +143,7 @@ _TABLE: dict[str, tuple[Kind, ...]] = {
         _kind("tent", 1.25, 0.95, tilt=2),
         _kind("lighthouse", 0.65, 1.45, tilt=2),
         _kind("windmill", 1.05, 1.4, tilt=2),
-        _kind("bridge", 1.6, 0.85, surface=0.16, canopy=0.42, tilt=0),
+        _kind("bridge", 1.6, 1.0, surface=0.16, canopy=0.42, tilt=0),
     ),
     "tool": (
         _kind("hammer", 0.85, 1.1, tilt=25),
