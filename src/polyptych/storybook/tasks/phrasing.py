@@ -8,12 +8,12 @@ from polyptych.storybook.vocabulary import Person
 
 
 def with_article(noun_phrase: str) -> str:
-    """ "orange ball" → "an orange ball"."""
+    """Puts "a" or "an" before a noun phrase: "orange ball" → "an orange ball"."""
     return f"{'an' if noun_phrase[0] in 'aeiou' else 'a'} {noun_phrase}"
 
 
 def join_words(words: Sequence[str]) -> str:
-    """ "a", "b", "c" → "a, b, and c"; "a", "b" → "a and b"."""
+    """Joins as English does: "a", "b", "c" → "a, b, and c"; "a", "b" → "a and b"."""
     if len(words) < 3:
         return " and ".join(words)
     return f"{', '.join(words[:-1])}, and {words[-1]}"
