@@ -12,6 +12,7 @@ from typing import Any, get_args
 from polyptych.data.records import write_records
 from polyptych.errors import PolyptychError
 from polyptych.schema import Example, ImageRef
+from polyptych.storybook.rendering import draw
 from polyptych.storybook.tasks import RECORD_ROLES, TASKS
 from polyptych.storybook.tasks.base import StoryExample
 from polyptych.storybook.vocabulary import Split
@@ -65,12 +66,10 @@ def to_example(story: StoryExample, size: int = IMAGE_SIZE) -> Example:
         story: What a task made.
         size: Width and height of the images (PNG) in pixels.
     """
-    from polyptych.storybook.rendering import render_scene
-
     images = []
     for scene in story.scenes:
         buffer = io.BytesIO()
-        render_scene(scene, size).save(buffer, format="PNG", compress_level=1)
+        draw(scene, size).save(buffer, format="PNG", compress_level=1)
         images.append(ImageRef(data=buffer.getvalue()))
     return Example(
         id=story.id,
