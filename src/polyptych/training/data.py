@@ -1,0 +1,154 @@
+"""What a run learns from and looks at: sets in their shares, in an order drawn beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
+
+from polyptych.data.dataset import ExampleDataset, LoadedExample, mixture
+from polyptych.errors import PolyptychError
+from polyptych.schema import Example, ImageRef
+from polyptych.training.recipe import DataSource, Recipe
+from polyptych.vision.feature_cache import FeatureCache, encoder_fingerprint
+
+_FINGERPRINTED = 1000
+"""Examples per set that its fingerprint is made from, evenly spread."""
+
+
+class TrainingData:
+    """The data of one recipe.
+
+    Args:
+        recipe: Names the sets, or stands for those given here.
+        train: Learned from in place of the recipe's training sets.
+        validation: Looked at in place of the recipe's validation sets.
+
+    Raises:
+        PolyptychError: If there is nothing to learn from, or a set cannot be read.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        train: Sequence[Example] | None = None,
+        validation: Sequence[Example] | None = None,
+    ) -> None:
+        self.recipe = recipe
+        transform = _trainable_single if recipe.stage == "align" else _trainable
+        sources = recipe.data.train
+        if train is not None:
+            self.sets, weights = [_dataset(train, transform)], [None]
+        else:
+            self.sets = [_dataset(_limited(source), transform) for source in sources]
+            weights = [source.weight for source in sources]
+        self.train_size = sum(map(len, self.sets))
+        if not self.train_size:
+            raise PolyptychError(f"recipe {recipe.name}: 0 examples to learn from")
+        self.train: Dataset[Example] = mixture(
+            self.sets,
+            _shares(weights, [len(examples) for examples in self.sets]),
+            seed=recipe.seed,
+            length=recipe.steps * recipe.global_batch_size,
+        )
+        if validation is None:
+            validation = [
+                example
+                for source in recipe.data.validation
+                for example in _examples(_dataset(_limited(source), _trainable))
+            ]
+        self.validation = list(validation)[: recipe.validation.examples]
+        self.fingerprints = {
+            "train": [_fingerprint(examples) for examples in self.sets],
+            "validation": _fingerprint(_dataset(self.validation, _trainable)),
+        }
+
+    def features(self, model: PreTrainedModel, processor: Any) -> FeatureCache | None:
+        """The recipe's feature cache with every image of the run in it; None where it has none.
+
+        Raises:
+            PolyptychError: If the vision encoder is trained, so that its features change.
+        """
+        if self.recipe.data.feature_cache is None:
+            return None
+        encoder = model.get_submodule("vision_encoder")
+        learning = sum(parameter.requires_grad for parameter in encoder.parameters())
+        if learning:
+            raise PolyptychError(
+                f"data.feature_cache is for a frozen vision encoder; {learning} of its parameters "
+                "are trained"
+            )
+        cache = FeatureCache(
+            self.recipe.data.feature_cache,
+            encoder_fingerprint(encoder, processor.image_processor),
+        )
+
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            return encoder.eval()(pixels.to(model.device))
+
+        cache.fill(self._images(), encode, processor.pixels)
+        return cache
+
+    def _images(self) -> Iterator[ImageRef]:
+        for examples in self.sets:
+            for index in range(len(examples)):
+                yield from examples.example(index).images
+        for example in self.validation:
+            yield from example.images
+
+
+def _dataset(
+    source: Sequence[Example] | str, transform: Callable[[LoadedExample], Example]
+) -> ExampleDataset:
+    """Examples without pixels: the collator decodes them, in the worker process."""
+    return ExampleDataset(source, transform, load_images=False)
+
+
+def _limited(source: DataSource) -> Sequence[Example] | str:
+    if source.limit is None:
+        return source.path
+    every = ExampleDataset(source.path, load_images=False)
+    return [every.example(index) for index in range(min(source.limit, len(every)))]
+
+
+def _examples(examples: ExampleDataset) -> Iterator[Example]:
+    return (examples[index] for index in range(len(examples)))
+
+
+def _trainable(loaded: LoadedExample) -> Example:
+    if not loaded.example.target:
+        raise PolyptychError(f"example {loaded.example.id}: no answer to learn from")
+    return loaded.example
+
+
+def _trainable_single(loaded: LoadedExample) -> Example:
+    images = len(loaded.example.images)
+    if images > 1:
+        raise PolyptychError(
+            f"example {loaded.example.id}: {images} images, but stage align takes at most 1"
+        )
+    return _trainable(loaded)
+
+
+def _shares(weights: Sequence[float | None], sizes: Sequence[int]) -> list[float]:
+    given = [weight for weight in weights if weight is not None]
+    if not given:
+        return [float(size) for size in sizes]
+    if len(given) < len(weights):
+        raise PolyptychError(
+            f"recipe: data.train: {len(given)} of {len(weights)} sources have a weight; "
+            "give all of them one or none"
+        )
+    return given
+
+
+def _fingerprint(examples: ExampleDataset) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for index in range(0, len(examples), max(1, len(examples) // _FINGERPRINTED)):
+        example = examples.example(index)
+        digest.update(f"{example.id}\0{example.target}\0".encode())
+    return {"examples": len(examples), "hash": digest.hexdigest()[:12]}

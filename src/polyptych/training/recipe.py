@@ -1,0 +1,195 @@
+"""A recipe: everything that decides how a training run goes, in one frozen value.
+
+Each field says what it is; its default is written here and nowhere else. A run saves its recipe
+with all values filled in, and goes on only under an equal one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from polyptych.errors import PolyptychError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelRecipe(_Part):
+    """Where training starts."""
+
+    checkpoint: str | None = None
+    """Saved model (folder or bundled name) whose weights, config and processor are the start; None
+    builds a random model from ``config``."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the model's config; on top of a checkpoint's, whose fitting weights are kept. With
+    another ``model_type`` a base becomes the start of a method."""
+    parts: dict[str, str] = Field(default_factory=dict)
+    """Part of the model (``vision_encoder``, ``connector.qformer`` ...) -> checkpoint that its
+    weights are taken from. ``language_model`` also takes any causal LM of transformers."""
+    processor: str | None = None
+    """Folder of the processor where the checkpoint has none."""
+
+
+class DataSource(_Part):
+    """One set of native records."""
+
+    path: str
+    """JSONL file or folder with one."""
+    weight: float | None = Field(default=None, gt=0)
+    """Share of the draws, relative to the other sources; None in all: every example equally."""
+    limit: int | None = Field(default=None, gt=0)
+    """Only the first so many examples."""
+
+
+class DataRecipe(_Part):
+    """What is learned from and what is looked at on the way."""
+
+    train: tuple[DataSource, ...] = ()
+    """Training sets; a plain path stands for a source without weight."""
+    validation: tuple[DataSource, ...] = ()
+    """Sets that choose the best checkpoint; never the test set."""
+    feature_cache: str | None = None
+    """Folder of image features by image hash, filled as needed; only for a frozen encoder."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that decode images; 0 decodes in the training process."""
+
+    @field_validator("train", "validation", mode="before")
+    @classmethod
+    def _paths_are_sources(cls, value: Any) -> Any:
+        values = [value] if isinstance(value, str) else value
+        return [{"path": item} if isinstance(item, str) else item for item in values]
+
+
+class OptimizerRecipe(_Part):
+    """AdamW and its schedule. Defaults are InstructBLIP's where it gives one (2305.06500, 2.6)."""
+
+    learning_rate: float = Field(default=1e-5, ge=0)
+    """Peak learning rate."""
+    learning_rate_multipliers: dict[str, float] = Field(default_factory=dict)
+    """Pattern over parameter names -> factor on the learning rate; the last that matches counts."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Decoupled decay of matrices; norms, biases and other vectors have none."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the moment estimates."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients are clipped to this norm; 0 for never."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up; cosine and linear end at zero."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear growth from zero to the peak."""
+
+
+class ValidationRecipe(_Part):
+    """How the validation sets are used while training."""
+
+    every: int | None = Field(default=None, gt=0)
+    """Steps between validations; None validates once, after the last step."""
+    examples: int | None = Field(default=None, gt=0)
+    """Only the first so many validation examples."""
+    batch_size: int = Field(default=32, gt=0)
+    """Examples per forward pass or generation."""
+    select_by: Literal["cider", "loss"] = "cider"
+    """What the best checkpoint is best in: CIDEr of greedy answers, or the loss (no generation)."""
+    max_new_tokens: int = Field(default=40, gt=0)
+    """Length limit of the answers."""
+
+
+class Recipe(_Part):
+    """One training run."""
+
+    name: str = "run"
+    """Names the run in logs."""
+    stage: Literal["align", "finetune"] = "finetune"
+    """``align``: single pictures teach the base to see; an example with more is an error.
+    ``finetune``: groups of pictures."""
+    model: ModelRecipe = ModelRecipe()
+    """Where training starts."""
+    trainable: tuple[str, ...] = ("connector",)
+    """Patterns of what is trained; everything else is frozen. A pattern is a dotted piece of a
+    parameter name (``connector``, ``guidance``, ``language_model.model.layers.0``) or a glob over
+    the whole name; one that starts with ``!`` takes back what earlier ones chose."""
+    data: DataRecipe = DataRecipe()
+    """What is learned from."""
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    """AdamW and its schedule."""
+    steps: int = Field(default=1000, gt=0)
+    """Optimizer steps."""
+    global_batch_size: int = Field(default=32, gt=0)
+    """Examples per optimizer step, over all processes."""
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    """Examples per forward pass and process; the rest is gradient accumulation. None: all."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """``bf16`` computes under autocast; weights and optimizer stay as loaded."""
+    seed: int = 0
+    """Decides initial weights, order of the data and dropout."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads of torch; None leaves torch's choice."""
+    log_every: int = Field(default=10, gt=0)
+    """Steps between lines of ``metrics.jsonl``."""
+    save_every: int | None = Field(default=None, gt=0)
+    """Steps between resumable checkpoints; None saves only the end."""
+    validation: ValidationRecipe = ValidationRecipe()
+    """How the validation sets are used."""
+    tensorboard: bool = True
+    """Write TensorBoard events where the package is installed."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise PolyptychError(f"recipe: {_first_problem(error)}") from None
+
+    def with_overrides(self, overrides: Iterable[str]) -> Recipe:
+        """The recipe with ``optimizer.learning_rate=1e-3`` and the like put in.
+
+        Values are read as JSON, and as plain text where they are none.
+
+        Raises:
+            PolyptychError: For an assignment without ``=``, an unknown field or a bad value.
+        """
+        values = self.model_dump(mode="json")
+        for override in overrides:
+            path, equals, text = override.partition("=")
+            if not equals:
+                raise PolyptychError(f"override {override!r} is no FIELD=VALUE")
+            *parents, last = path.strip().split(".")
+            place = values
+            for parent in parents:
+                place = place.get(parent) if isinstance(place, dict) else None
+            if not isinstance(place, dict):
+                raise PolyptychError(f"override {override!r}: the recipe has no {path.strip()}")
+            place[last] = _value(text.strip())
+        return Recipe(**values)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors()
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"]) or "recipe"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where}: {first['msg']}, got {first['input']!r}{more}"
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe that a run saved in its ``recipe.json``."""
+    try:
+        return Recipe(**json.loads(Path(path).read_text(encoding="utf-8"))["recipe"])
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise PolyptychError(f"{path}: no readable recipe ({error})") from error

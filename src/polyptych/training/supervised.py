@@ -1,0 +1,410 @@
+"""Supervised training: next-token loss on the answers, over ``transformers.Trainer``.
+
+What is added to the Trainer is little: frozen modules that are truly still, a data order that is
+fixed before the first step (so that a resumed run, another micro batch size or more processes see
+the same batches), checkpoints that hold only what changes, and selection by generated answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from polyptych.data.collation import Collator
+from polyptych.errors import PolyptychError
+from polyptych.evaluation.runner import model_hash
+from polyptych.schema import Example
+from polyptych.training.building import build_model
+from polyptych.training.data import TrainingData
+from polyptych.training.freezing import (
+    checkpoint_frozen_layers,
+    frozen_modules,
+    matches,
+    select_trainable,
+    set_to_eval,
+)
+from polyptych.training.recipe import OptimizerRecipe, Recipe
+from polyptych.training.run_folder import COMPLETE, RunFolder
+from polyptych.training.tracking import Tracker
+from polyptych.training.validation import Validation
+
+_WEIGHTS = "model.safetensors"
+"""The name under which the Trainer looks for weights in a checkpoint."""
+
+_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run ended; also written to ``result.json``."""
+
+    name: str
+    steps: int
+    loss: float
+    """Training loss of the last logged steps."""
+    validation: dict[str, float] | None
+    """Metrics of the best checkpoint, None without validation sets."""
+    best_step: int | None
+    seconds: float
+    """Of training and validation, over all sessions."""
+    final: str
+    """Folder of the last model."""
+    best: str | None
+    """Folder of the best model by validation."""
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    resume: bool = True,
+    model: PreTrainedModel | None = None,
+    processor: Any = None,
+    train_examples: Sequence[Example] | None = None,
+    validation_examples: Sequence[Example] | None = None,
+    progress: bool = False,
+) -> TrainResult:
+    """Train by a recipe; a killed run of the same recipe in ``out`` goes on where it was.
+
+    Args:
+        recipe: Everything that decides the run.
+        out: The run's folder, see :mod:`polyptych.training.run_folder`.
+        resume: False removes an earlier run in ``out`` and starts again.
+        model: Trained in place of the recipe's; give ``processor`` with it.
+        processor: The processor of ``model``.
+        train_examples: Learned from in place of the recipe's training sets.
+        validation_examples: Looked at in place of the recipe's validation sets.
+        progress: Print a summary and show a bar on stderr.
+
+    Raises:
+        PolyptychError: For a recipe that cannot be run (nothing to train, no data, batch sizes that
+            do not divide), another recipe's run in ``out``, bad records, or a loss that is no
+            number.
+    """
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    set_seed(recipe.seed)
+    if model is None:
+        model, processor = build_model(recipe.model)
+    elif processor is None:
+        raise PolyptychError("a model was given without its processor")
+    micro, accumulation = batch_split(recipe, PartialState().num_processes)
+    select_trainable(model, recipe.trainable)
+    data = TrainingData(recipe, train_examples, validation_examples)
+    folder = RunFolder(out)
+    told = {"data": data.fingerprints, "model": _description(model)}
+    checkpoint = folder.open(recipe, told, resume=resume)
+    if folder.result.exists():
+        return TrainResult(**json.loads(folder.result.read_text(encoding="utf-8")))
+
+    model.to(PartialState().device)
+    features = data.features(model, processor)
+    collator = Collator(processor, training=True, features=features)
+    if progress:
+        print(summary(recipe, model, data, collator), flush=True)
+    tracker = Tracker(
+        folder.metrics,
+        steps=recipe.steps,
+        flush_at=tuple(n for n in (recipe.save_every, recipe.validation.every) if n),
+        tensorboard=folder.path if recipe.tensorboard else None,
+        progress=progress,
+    )
+    validation = None
+    if data.validation:
+        validation = Validation(
+            data.validation,
+            processor,
+            recipe.validation,
+            features=features,
+            autocast=recipe.precision == "bf16",
+        )
+    trainer = SupervisedTrainer(
+        recipe,
+        model,
+        folder,
+        tracker,
+        validation,
+        _arguments(recipe, folder, micro, accumulation, validate=validation is not None),
+        train_dataset=data.train,
+        data_collator=collator,
+        processing_class=processor,
+    )
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except PolyptychError as error:
+        raise PolyptychError(_last_line(error)) from error
+    finally:
+        tracker.close()
+    return _finish(recipe, folder, tracker, model, processor)
+
+
+class SupervisedTrainer(Trainer):
+    """The Trainer with frozen modules at rest, small checkpoints and the run's own validation."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: PreTrainedModel,
+        folder: RunFolder,
+        tracker: Tracker,
+        validation: Validation | None,
+        args: TrainingArguments,
+        **kwargs: Any,
+    ) -> None:
+        self.recipe, self.folder, self.tracker = recipe, folder, tracker
+        self.validation = validation
+        fields = dict(model.config.__dict__)
+        super().__init__(
+            model=model,
+            args=args,
+            callbacks=[tracker],
+            eval_dataset=validation.examples if validation else None,
+            **kwargs,
+        )
+        model.config.__dict__ = fields  # the Trainer writes use_cache=False into it, to be saved
+        self.remove_callback(PrinterCallback)
+        self.frozen = frozen_modules(model)
+        if recipe.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_frozen_layers(self.frozen)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        """The order was drawn beforehand."""
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW over the groups of :func:`parameter_groups`."""
+        if self.optimizer is None:
+            settings = self.recipe.optimizer
+            self.optimizer = torch.optim.AdamW(
+                parameter_groups(model or self.model, settings),
+                lr=settings.learning_rate,
+                betas=settings.betas,
+                eps=settings.eps,
+            )
+        return self.optimizer
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """The model's own loss, with frozen modules in evaluation mode and no cache."""
+        set_to_eval(self.frozen)
+        self.tracker.count(inputs["image_counts"])
+        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validate, log, and keep the model if it is the best so far."""
+        assert self.validation is not None
+        with self.tracker.paused():
+            metrics = self.validation(self.model)
+            step = self.state.global_step
+            self.tracker.validated(step, metrics)
+            best = self.folder.notes(self.folder.best)
+            better = self.validation.is_better(metrics, best and best["validation"])
+            if better and self.is_world_process_zero():
+                notes = {"name": self.recipe.name, "step": step, "validation": metrics}
+                self.folder.save_model(self.folder.best, self.model, self.processing_class, notes)
+        prefixed = {f"eval_{name}": value for name, value in metrics.items()}
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, prefixed
+        )
+        return prefixed
+
+    # Checkpoints hold what training changes; frozen weights come from the recipe's start.
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self.tracker.paused():
+            try:
+                super()._save_checkpoint(*args, **kwargs)
+                name = f"checkpoint-{self.state.global_step}"
+                (self.folder.checkpoints / name / COMPLETE).touch()
+            except OSError as error:
+                where = self.folder.checkpoints
+                raise PolyptychError(f"cannot save {where}: {error.strerror or error}") from error
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.folder.checkpoints)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_trained(self.model), folder / _WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        path = Path(resume_from_checkpoint) / _WEIGHTS
+        saved, trained = load_file(path), _trained(model or self.model)
+        if saved.keys() != trained.keys():
+            names = sorted(saved.keys() ^ trained.keys())
+            raise PolyptychError(f"{path}: {len(names)} weights do not fit: {', '.join(names[:5])}")
+        with torch.no_grad():
+            for name, value in trained.items():
+                value.copy_(saved[name])
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def batch_split(recipe: Recipe, processes: int) -> tuple[int, int]:
+    """Examples per forward pass, and how many passes make a step.
+
+    Raises:
+        PolyptychError: If they do not divide the global batch.
+    """
+    whole = recipe.global_batch_size
+    micro = recipe.micro_batch_size or whole // processes
+    if micro == 0 or whole % (micro * processes):
+        raise PolyptychError(
+            f"recipe: a global batch of {whole} is no multiple of {max(micro, 1)} examples x "
+            f"{processes} processes"
+        )
+    return micro, whole // (micro * processes)
+
+
+def parameter_groups(model: nn.Module, settings: OptimizerRecipe) -> list[dict[str, Any]]:
+    """Trained parameters by learning rate and weight decay; vectors (norms, biases) do not decay.
+
+    Raises:
+        PolyptychError: If a multiplier's pattern matches nothing that is trained.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    used: set[str] = set()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        factor = 1.0
+        for pattern, value in settings.learning_rate_multipliers.items():
+            if matches(name, pattern):
+                factor = value
+                used.add(pattern)
+        decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    unused = settings.learning_rate_multipliers.keys() - used
+    if unused:
+        raise PolyptychError(
+            f"optimizer.learning_rate_multipliers: {sorted(unused)[0]!r} matches 0 trained "
+            "parameters"
+        )
+    return [
+        {"params": parameters, "lr": settings.learning_rate * factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
+    ]
+
+
+def summary(recipe: Recipe, model: nn.Module, data: TrainingData, collator: Collator) -> str:
+    """What is about to happen: parameters by part, steps, tokens and images per step, data."""
+    lines = [f"{recipe.name}: {recipe.stage}, {recipe.steps} steps, {recipe.precision}"]
+    parts = [*_parts(model), ("total", list(model.parameters()))]
+    for name, parameters in parts:
+        total = sum(p.numel() for p in parameters)
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        lines.append(f"  {name:<24} {total:>14,} parameters {trained:>14,} trained")
+    count = min(recipe.global_batch_size, len(data.train))
+    batch = collator([data.train[index] for index in range(count)])
+    tokens, images = int(batch["attention_mask"].sum()), int(batch["image_counts"].sum())
+    answers = int((batch["labels"] >= 0).sum())
+    lines.append(
+        f"  first step: {recipe.global_batch_size} examples, {images} images, {tokens} tokens, "
+        f"{answers} of them answers"
+    )
+    epochs = recipe.steps * recipe.global_batch_size / data.train_size
+    lines.append(
+        f"  data: {data.train_size} to learn from ({epochs:.1f} passes), "
+        f"{len(data.validation)} for validation"
+    )
+    return "\n".join(lines)
+
+
+def _parts(model: nn.Module) -> Iterable[tuple[str, list[nn.Parameter]]]:
+    """The model's parts, the connector's one level deeper (that is where methods live)."""
+    for name, child in model.named_children():
+        if name == "connector":
+            inner = ((f"{name}.{key}", part) for key, part in child.named_children())
+            yield from ((key, list(part.parameters())) for key, part in inner)
+        else:
+            yield name, list(child.parameters())
+
+
+def _description(model: PreTrainedModel) -> dict[str, Any]:
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    for name in ("transformers_version", "_name_or_path"):
+        config.pop(name, None)
+    return {"start": model_hash(model), "config": config}
+
+
+def _arguments(
+    recipe: Recipe, folder: RunFolder, micro: int, accumulation: int, *, validate: bool
+) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder.checkpoints),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        max_steps=recipe.steps,
+        learning_rate=recipe.optimizer.learning_rate,
+        lr_scheduler_type=_SCHEDULES[recipe.optimizer.schedule],
+        warmup_steps=recipe.optimizer.warmup_steps,
+        max_grad_norm=recipe.optimizer.max_grad_norm,
+        bf16=recipe.precision == "bf16",
+        use_cpu=PartialState().device.type == "cpu",
+        seed=recipe.seed,
+        logging_steps=recipe.log_every,
+        logging_nan_inf_filter=False,
+        save_steps=recipe.save_every or recipe.steps,
+        save_total_limit=2,  # the one before stays until the newest is complete
+        eval_strategy="steps" if validate else "no",
+        eval_steps=recipe.validation.every or recipe.steps,
+        dataloader_num_workers=recipe.data.workers,
+        dataloader_persistent_workers=recipe.data.workers > 0,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _finish(
+    recipe: Recipe, folder: RunFolder, tracker: Tracker, model: PreTrainedModel, processor: Any
+) -> TrainResult:
+    """Save the last model and the result."""
+    model.eval()
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+    best = folder.notes(folder.best)
+    result = TrainResult(
+        name=recipe.name,
+        steps=recipe.steps,
+        loss=tracker.last["loss"],
+        validation=best and best["validation"],
+        best_step=best and best["step"],
+        seconds=tracker.last["seconds"],
+        final=str(folder.final),
+        best=str(folder.best) if best else None,
+    )
+    if PartialState().is_main_process:
+        notes = {"name": recipe.name, "step": recipe.steps, "loss": result.loss}
+        folder.save_model(folder.final, model, processor, notes)
+        folder.write_json(folder.result, asdict(result))
+    return result
+
+
+def _last_line(error: Exception) -> str:
+    """An error's own line; one from a worker process comes wrapped in that process's traceback."""
+    line = str(error).strip().splitlines()[-1]
+    return line.removeprefix(f"{PolyptychError.__module__}.PolyptychError: ")
