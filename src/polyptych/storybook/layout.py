@@ -13,7 +13,7 @@ from typing import NamedTuple
 from polyptych.storybook.vocabulary import ACTS, KINDS, PERSON, RELATIONS, SIZES
 
 MARGIN = 0.012  # everything lies at least this far inside the picture
-HAND = (0.93, 0.60)  # where a character (not mirrored) holds a thing, as fractions of its box
+HAND = (0.88, 0.60)  # where a character (not mirrored) holds a thing, as fractions of its box
 _HAND_REACH = 0.04
 _HARD_TO_HOLD = frozenset({"building", "piece of furniture", "vehicle"})
 
@@ -50,6 +50,10 @@ class Box(NamedTuple):
     def y(self) -> float:
         """Vertical centre."""
         return (self.top + self.bottom) / 2
+
+    def rounded(self) -> Box:
+        """The box that is left when its centre is stored with four decimals."""
+        return Box.around(round(self.x, 4), round(self.y, 4), self.width, self.height)
 
     def overlap(self, other: Box) -> float:
         """Area common to both."""
@@ -188,7 +192,7 @@ class Layout:
         """Puts a kind anywhere it is at home; False if no room was found."""
         for _ in range(40):
             box, depth = self._anywhere(kind, act, width, height)
-            if self._add(Placed(kind, box, depth, cover_limit)):
+            if self._add(Placed(kind, box.rounded(), depth, cover_limit)):
                 return True
         return False
 
@@ -210,6 +214,7 @@ class Layout:
         other = self.placed[anchor]
         for _ in range(40):
             box, depth = self._near(predicate, other, width, height, mirrored)
+            box = box.rounded()
             first, second = (other.kind, other.box), (kind, box)
             if predicate != "holding":
                 first, second = second, first

@@ -184,11 +184,23 @@ class Pen:
         return [((x * across + inset) * unit, (y * down + inset) * unit) for x, y in points]
 
     def _stroke_path(self, pixels: list[Point], width: float, color: RGB) -> None:
+        """A line whose ends and sharp corners are rounded (Pillow's own joints are slow)."""
         thickness = max(1, round(width * self._unit))
-        self._draw.line(pixels, fill=color, width=thickness, joint="curve")
+        self._draw.line(pixels, fill=color, width=thickness)
         radius = thickness / 2
-        for x, y in (pixels[0], pixels[-1]):
+        corners = [pixels[0], pixels[-1]]
+        for before, here, after in zip(pixels, pixels[1:], pixels[2:], strict=False):
+            ax, ay, bx, by = *_minus(here, before), *_minus(after, here)
+            # |cross| = |a||b| sin(turn), and a turn opens a gap of about radius · sin(turn) pixels.
+            cross, dot = ax * by - ay * bx, ax * bx + ay * by
+            if dot < 0 or (cross * radius) ** 2 > (ax * ax + ay * ay) * (bx * bx + by * by):
+                corners.append(here)
+        for x, y in corners:
             self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
+
+
+def _minus(one: Point, two: Point) -> Point:
+    return one[0] - two[0], one[1] - two[1]
 
 
 def arc(x: float, y: float, rx: float, ry: float, start: float, end: float) -> list[Point]:

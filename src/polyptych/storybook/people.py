@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from polyptych.storybook.pen import CREAM, DARK, GOLD, INK, RGB, WOOD, Pen, Point, Tint, mix
+from polyptych.storybook.pen import CREAM, DARK, INK, RGB, WOOD, Pen, Point, Tint, mix
 from polyptych.storybook.vocabulary import ACTS, COLORS, HAIR_COLORS, HATS, SKINS, Person
 
 UNITS = 100 / ACTS["standing"].height
@@ -65,7 +65,7 @@ _POSES: dict[str, Pose] = {
         ((-6, 76), (-20, 80), (-14, 92)),
         ((6, 76), (20, 80), (14, 92)),
     ),
-    "sleeping": Pose(_LEFT_DOWN, _RIGHT_DOWN, _LEFT_STAND, _RIGHT_STAND, asleep=True),
+    "sleeping": Pose(_LEFT_DOWN, _RIGHT_DOWN, _LEFT_STAND, _RIGHT_STAND, shift=-4, asleep=True),
     "reading": Pose(
         ((-12, 54), (-20, 64), (-16, 72)),
         ((12, 54), (20, 64), (16, 72)),
@@ -73,8 +73,8 @@ _POSES: dict[str, Pose] = {
         _RIGHT_STAND,
     ),
     "holding": Pose(
-        ((-10, 58), (4, 70), (24, 64)),
-        ((12, 54), (20, 60), (29, 60)),
+        ((-10, 58), (6, 72), (27, 66)),
+        ((12, 54), (22, 61), (33, 60)),
         _LEFT_STAND,
         _RIGHT_STAND,
         shift=-7,
@@ -104,8 +104,8 @@ def draw_person(person: Person, act: str, resolution: float) -> Image.Image:
     _head(pen, person, head, asleep=pose.asleep)
     if act == "reading":
         _book(pen, middle)
-    if act in ("running", "jumping"):
-        _motion(pen, act, width)
+    if act == "running":
+        _speed_lines(pen)
     if pose.asleep:
         return _lay_down(pen)
     return pen.finish()
@@ -319,24 +319,19 @@ def _book(pen: Pen, x: float) -> None:
         pen.line([(x + side * 3, 70), (x + side * 11, 68)], WOOD, 1.6)
 
 
-def _motion(pen: Pen, act: str, width: float) -> None:
-    """Small strokes that say: fast, or off the ground."""
-    if act == "running":
-        for y in (38, 66, 74):
-            pen.line([(1, y), (8, y)], INK, 2)
-        return
-    for dx in (-16, 0, 16):
-        pen.line([(width / 2 + dx, 95), (width / 2 + dx, 99)], INK, 2)
+def _speed_lines(pen: Pen) -> None:
+    for y in (38, 66, 74):
+        pen.line([(1, y), (8, y)], width=2)
 
 
 def _lay_down(pen: Pen) -> Image.Image:
-    """Turns a sleeper onto its back, head at the left, and lets it snore."""
-    for size, x, y in ((7, 6, 8), (5, 3, 22)):
-        # Drawn for a canvas that is turned by 90° afterwards: x runs down, y runs to the right.
-        zed = [(x, y), (x, y + size), (x + size, y), (x + size, y + size)]
-        pen.line([(pen_x, pen_y) for pen_x, pen_y in _turned(zed)], GOLD, 2.4)
+    """Turns a sleeper onto its back, head at the left, and lets it snore.
+
+    The letters are drawn on the upright canvas: its right becomes the top, its top the left.
+    """
+    for size, left, top in ((9, 3, 2), (6, 16, 1)):
+        zed = [(left, top), (left + size, top), (left, top + size), (left + size, top + size)]
+        turned = [(60 - y, x) for x, y in zed]
+        pen.line(turned, CREAM, 6)
+        pen.line(turned, INK, 2.4)
     return pen.finish().transpose(Image.Transpose.ROTATE_90)
-
-
-def _turned(points: list[Point]) -> list[Point]:
-    return [(46 + y - 8, x) for x, y in points]

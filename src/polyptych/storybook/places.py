@@ -29,7 +29,7 @@ def draw_place(place: str, variant: int, size: int) -> Image.Image:
     return pen.finish().convert("RGB")
 
 
-def _bands(pen: Pen, top: float, bottom: float, upper: RGB, lower: RGB, steps: int = 12) -> None:
+def _bands(pen: Pen, top: float, bottom: float, upper: RGB, lower: RGB, steps: int = 28) -> None:
     """A soft vertical gradient."""
     height = (bottom - top) / steps
     for step in range(steps):
@@ -43,11 +43,11 @@ def _hills(
 ) -> None:
     """A rolling edge; everything below it is filled."""
     step = 100 / waves
-    points = [(-20.0, y + height)]
+    points = [(-30.0, y + 1), (-15.0, y)]
     for wave in range(waves + 1):
         crest = y - height * rng.uniform(0.3, 1.0) if wave % 2 else y + height * rng.uniform(0, 0.6)
         points.append((wave * step, crest))
-    points += [(120, y + height), (120, 140), (-20, 140)]
+    points += [(115, y), (130, y + 1), (130, 140), (-30, 140)]
     pen.blob(points, color, ink=False)
 
 
@@ -78,7 +78,7 @@ def _specks(
 
 
 def _beach(pen: Pen, rng: random.Random, horizon: float) -> None:
-    _bands(pen, 0, horizon, (150, 212, 240), (214, 240, 246))
+    _bands(pen, 0, horizon + 10, (150, 212, 240), (214, 240, 246))
     pen.oval(rng.uniform(14, 86), 15, 8, 8, (255, 236, 160), ink=False)
     _clouds(pen, rng)
     _bands(pen, horizon - 20, horizon + 4, (92, 178, 206), (150, 214, 220), 6)
@@ -86,16 +86,16 @@ def _beach(pen: Pen, rng: random.Random, horizon: float) -> None:
         for x in range(0, 100, 20):
             start = x + rng.uniform(0, 8)
             pen.curve([(start, y), (start + 3, y - 1.4), (start + 7, y)], (206, 238, 240), 1.0)
-    foam = [(x, horizon + 2 + rng.uniform(-1.5, 1.5)) for x in range(-10, 120, 10)]
+    foam = [(x, horizon + 2 + rng.uniform(-1.5, 1.5)) for x in range(-30, 140, 10)]
     pen.curve(foam, _WHITE, 3)
-    pen.blob([*((x, y + 2) for x, y in foam), (120, 130), (-10, 130)], (248, 226, 176), ink=False)
+    pen.blob([*((x, y + 2) for x, y in foam), (140, 130), (-40, 130)], (248, 226, 176), ink=False)
     _specks(pen, rng, 26, horizon + 8, 98, (228, 200, 146))
     for x in (rng.uniform(6, 40), rng.uniform(60, 94)):
         pen.dome(x, rng.uniform(70, 95), 2.6, 2.6, (250, 206, 186), ink=False)
 
 
 def _street(pen: Pen, rng: random.Random, horizon: float) -> None:
-    _bands(pen, 0, horizon, _SKY, _SKY_LOW)
+    _bands(pen, 0, horizon + 10, _SKY, _SKY_LOW)
     _clouds(pen, rng)
     x = -6.0
     walls = [(222, 190, 176), (206, 204, 186), (196, 204, 214), (228, 212, 180), (212, 192, 206)]
@@ -127,7 +127,7 @@ def _street(pen: Pen, rng: random.Random, horizon: float) -> None:
 
 
 def _night(pen: Pen, rng: random.Random, horizon: float) -> None:
-    _bands(pen, 0, horizon, (34, 40, 84), (82, 84, 142))
+    _bands(pen, 0, horizon + 10, (44, 50, 102), (104, 104, 166))
     for _ in range(34):
         x, y, r = rng.uniform(1, 99), rng.uniform(1, horizon - 12), rng.uniform(0.4, 1.0)
         pen.oval(x, y, r, r, (250, 244, 208), ink=False)
@@ -145,13 +145,13 @@ def _night(pen: Pen, rng: random.Random, horizon: float) -> None:
         ]
         pen.poly([(x + dx, y + dy) for dx, dy in star], (255, 244, 190), ink=False)
     x = rng.choice((16, 30, 70, 84)) + rng.uniform(-4, 4)
-    pen.oval(x, 15, 10, 10, (102, 104, 156), ink=False)
+    pen.oval(x, 15, 10, 10, (84, 86, 144), ink=False)
     pen.oval(x, 15, 8, 8, (255, 244, 200), ink=False)
-    pen.oval(x + 3.6, 13, 6.6, 6.6, (84, 86, 140), ink=False)
-    _hills(pen, rng, horizon - 4, 9, (58, 66, 112), 4)
-    _hills(pen, rng, horizon + 3, 5, (66, 92, 112), 3)
-    _bands(pen, horizon + 9, 100, (66, 92, 112), (54, 78, 98), 6)
-    _specks(pen, rng, 20, horizon + 8, 98, (88, 118, 130))
+    pen.oval(x + 3.6, 13, 6.6, 6.6, (84, 86, 144), ink=False)
+    _hills(pen, rng, horizon - 4, 9, (76, 86, 138), 4)
+    _hills(pen, rng, horizon + 3, 5, (96, 124, 150), 3)
+    _bands(pen, horizon + 9, 100, (96, 124, 150), (84, 110, 138), 6)
+    _specks(pen, rng, 20, horizon + 8, 98, (122, 150, 170))
 
 
 def _kitchen(pen: Pen, rng: random.Random, horizon: float) -> None:
@@ -189,7 +189,7 @@ def _kitchen(pen: Pen, rng: random.Random, horizon: float) -> None:
 
 
 def _forest(pen: Pen, rng: random.Random, horizon: float) -> None:
-    _bands(pen, 0, horizon, (206, 226, 190), (226, 236, 200))
+    _bands(pen, 0, horizon + 10, (206, 226, 190), (226, 236, 200))
     for depth, (count, color) in enumerate(((8, (172, 200, 158)), (6, (138, 174, 132)))):
         for step in range(count):
             x = (step + rng.uniform(0.2, 0.8)) * 100 / count
@@ -212,7 +212,7 @@ def _forest(pen: Pen, rng: random.Random, horizon: float) -> None:
 
 
 def _desert(pen: Pen, rng: random.Random, horizon: float) -> None:
-    _bands(pen, 0, horizon, (250, 198, 150), (254, 232, 190))
+    _bands(pen, 0, horizon + 10, (250, 198, 150), (254, 232, 190))
     x = rng.uniform(20, 80)
     pen.oval(x, 17, 12, 12, (255, 220, 160), ink=False)
     pen.oval(x, 17, 8.5, 8.5, (255, 240, 196), ink=False)
@@ -238,7 +238,7 @@ def _desert(pen: Pen, rng: random.Random, horizon: float) -> None:
 
 
 def _snow(pen: Pen, rng: random.Random, horizon: float) -> None:
-    _bands(pen, 0, horizon, (176, 200, 222), (220, 230, 238))
+    _bands(pen, 0, horizon + 10, (176, 200, 222), (220, 230, 238))
     for step in range(7):
         x, size = step * 16 + rng.uniform(-4, 6), rng.uniform(9, 15)
         for tier in range(3):
@@ -315,7 +315,7 @@ def _bedroom(pen: Pen, rng: random.Random, horizon: float) -> None:
 
 
 def _meadow(pen: Pen, rng: random.Random, horizon: float) -> None:
-    _bands(pen, 0, horizon, (172, 216, 242), (226, 242, 246))
+    _bands(pen, 0, horizon + 10, (172, 216, 242), (226, 242, 246))
     _clouds(pen, rng)
     _hills(pen, rng, horizon - 2, 10, (176, 214, 150), 2)
     _hills(pen, rng, horizon + 4, 6, (160, 206, 130), 3)
@@ -332,7 +332,7 @@ def _meadow(pen: Pen, rng: random.Random, horizon: float) -> None:
 
 
 def _mountains(pen: Pen, rng: random.Random, horizon: float) -> None:
-    _bands(pen, 0, horizon, (196, 208, 236), (246, 228, 226))
+    _bands(pen, 0, horizon + 10, (196, 208, 236), (246, 228, 226))
     for x, height, color in (
         (rng.uniform(5, 25), 34, (168, 164, 196)),
         (rng.uniform(75, 95), 38, (168, 164, 196)),

@@ -213,7 +213,7 @@ PLACES: dict[str, Place] = {
         Place("desert", "in the desert", 0.50),
         Place("snow", "in the snow", 0.50),
         Place("bedroom", "in the bedroom", 0.56),
-        Place("meadow", "on the meadow", 0.50),
+        Place("meadow", "in the meadow", 0.50),
         Place("mountains", "in the mountains", 0.54),
     )
 }
@@ -236,15 +236,15 @@ class Act:
 ACTS: dict[str, Act] = {
     act.gerund: act
     for act in (
-        Act("standing", "stood", "stand", 0.22, 0.40),
+        Act("standing", "stood", "stand", 0.24, 0.40),
         Act("waving", "waved", "wave", 0.26, 0.40),
         Act("cheering", "cheered", "cheer", 0.28, 0.40),
-        Act("sitting", "sat", "sit", 0.24, 0.34),
-        Act("running", "ran", "run", 0.30, 0.40),
+        Act("sitting", "sat", "sit", 0.26, 0.36),
+        Act("running", "ran", "run", 0.32, 0.40),
         Act("jumping", "jumped", "jump", 0.28, 0.40),
-        Act("sleeping", "slept", "sleep", 0.42, 0.22),
+        Act("sleeping", "slept", "sleep", 0.42, 0.25),
         Act("reading", "read", "read", 0.24, 0.40),
-        Act("holding", "held", "hold", 0.26, 0.40),
+        Act("holding", "held", "hold", 0.28, 0.40),
     )
 }
 """Acts by their gerund, with the character's box as fractions of the picture.
@@ -274,7 +274,7 @@ HAIR_COLORS: dict[str, RGB] = {
     "red": (206, 96, 50),
     "gray": (190, 190, 198),
 }
-SKINS: dict[str, RGB] = {"light": (252, 220, 194), "tan": (218, 164, 118), "dark": (138, 92, 66)}
+SKINS: dict[str, RGB] = {"light": (252, 220, 194), "tan": (218, 164, 118), "dark": (152, 102, 74)}
 HATS: dict[str | None, RGB] = {
     None: (0, 0, 0),
     "cap": (70, 120, 200),

@@ -11,15 +11,17 @@ _STEEL = (206, 212, 220)
 
 
 def chair(pen: Pen, c: Tint) -> None:
-    """A high back with rungs, seen from the side."""
-    pen.tube([(58, 66), (62, 109)], c.dark, 6, straight=True)
-    pen.tube([(28, 66), (28, 100)], c.dark, 6, straight=True)
-    pen.tube([(12, 6), (14, 109)], c.base, 8, straight=True)
-    pen.box(12, 12, 48, 26, c.base, radius=4)
-    pen.box(12, 34, 48, 48, c.base, radius=4)
-    pen.tube([(48, 6), (48, 66)], c.base, 8, straight=True)
-    pen.box(6, 60, 70, 74, c.base, radius=5)
-    pen.tube([(48, 74), (48, 109)], c.base, 7, straight=True)
+    """A slatted back above a broad seat."""
+    for x in (19, 56):
+        pen.box(x - 4, 70, x + 4, 100, c.dark)
+    for x in (15, 60):
+        pen.box(x - 5, 3, x + 5, 70, c.base, radius=4)
+    pen.box(12, 10, 63, 24, c.base, radius=4)
+    pen.box(16, 33, 59, 46, c.base, radius=3)
+    pen.poly([(12, 60), (63, 60), (73, 78), (2, 78)], c.light)
+    for x in (8, 67):
+        pen.box(x - 5, 76, x + 5, 112, c.base, radius=2)
+    pen.box(2, 74, 73, 83, c.base, radius=3)
 
 
 def table(pen: Pen, c: Tint) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polyptych.storybook.pen import CREAM, DARK, GOLD, INK, LEAF, WOOD, Pen, Tint, mix
+from polyptych.storybook.pen import CREAM, DARK, GOLD, INK, LEAF, WOOD, Pen, Tint, arc, mix
 
 _ORANGE = (242, 164, 72)
 _TURTLE = (176, 196, 128)
@@ -208,10 +208,10 @@ def pineapple(pen: Pen, c: Tint) -> None:
     for tip in ((8, 18), (62, 18), (20, 6), (50, 6), (35, 2)):
         pen.poly([(22, 44), tip, (48, 44)], LEAF)
     pen.oval(35, 78, 31, 39, c.base)
-    for shift in (-26, -6, 14):
-        pen.line([(26 + shift, 50 + abs(shift + 6)), (50 + shift, 108)], c.dark, 4)
-        pen.line([(44 - shift, 50 + abs(shift + 6)), (20 - shift, 108)], c.dark, 4)
-    pen.line([(p[0], p[1]) for p in ((35, 39), (36, 39))], INK, 5)
+    for start, end in (((22, 46), (62, 88)), ((8, 60), (52, 106)), ((6, 80), (34, 114))):
+        pen.line([start, end], c.dark, 4)
+        pen.line([(70 - start[0], start[1]), (70 - end[0], end[1])], c.dark, 4)
+    pen.line(arc(35, 78, 31, 39, 0, 360))
 
 
 # Plants: the leaves carry the color --------------------------------------------------------------

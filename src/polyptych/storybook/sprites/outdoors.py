@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from polyptych.storybook.pen import CREAM, DARK, GLASS, GOLD, INK, METAL, WOOD, Pen, Tint
+from polyptych.storybook.pen import CREAM, DARK, GLASS, GOLD, INK, METAL, WOOD, Pen, Tint, arc
 
 _STONE = (206, 200, 194)
 _ROOF = (176, 96, 84)
@@ -57,17 +57,8 @@ def boat(pen: Pen, c: Tint) -> None:
 def bicycle(pen: Pen, c: Tint) -> None:
     """Two wheels and a colored frame."""
     for x in (30, 100):
-        for radius, color in ((27, INK), (20, INK)):
-            points = [
-                (x + radius * math.cos(t * math.pi / 18), 55 + radius * math.sin(t * math.pi / 18))
-                for t in range(37)
-            ]
-            pen.line(points, color, 5)
-        points = [
-            (x + 23.5 * math.cos(t * math.pi / 18), 55 + 23.5 * math.sin(t * math.pi / 18))
-            for t in range(37)
-        ]
-        pen.line(points, METAL, 4)
+        for radius, color, width in ((23.5, INK, 12), (23.5, METAL, 4)):
+            pen.line(arc(x, 55, radius, radius, 0, 360), color, width)
         pen.line([(x - 20, 55), (x + 20, 55)], METAL, 2)
         pen.line([(x, 35), (x, 75)], METAL, 2)
     frame = [(30, 55), (48, 24), (88, 24), (64, 55), (30, 55)]
@@ -190,10 +181,7 @@ def windmill(pen: Pen, c: Tint) -> None:
 
 def bridge(pen: Pen, c: Tint) -> None:
     """An arch with a railing, open below."""
-    arch = [
-        (80 + 58 * math.cos(t * math.pi / 14), 97 - 56 * math.sin(t * math.pi / 14))
-        for t in range(15)
-    ]
+    arch = arc(80, 97, 58, 56, 360, 180)
     outer = [(3, 97), (3, 34), (40, 20), (80, 16), (120, 20), (157, 34), (157, 97)]
     pen.poly([*outer, *arch], c.base)
     pen.curve([(3, 34), (40, 20), (80, 16), (120, 20), (157, 34)], c.light, 9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from polyptych.storybook.pen import CREAM, DARK, GOLD, INK, METAL, WOOD, Pen, Tint
+from polyptych.storybook.pen import CREAM, DARK, GOLD, INK, METAL, WOOD, Pen, Tint, arc
 
 # Toys --------------------------------------------------------------------------------------------
 
@@ -13,18 +13,11 @@ def ball(pen: Pen, c: Tint) -> None:
     """A beach ball: panels that meet in one point."""
     pen.oval(47, 47, 44, 44, c.base)
     for start in (200, 320, 80):
-        edge = [
-            (47 + 42 * math.cos(math.radians(a)), 47 + 42 * math.sin(math.radians(a)))
-            for a in range(start, start + 61, 10)
-        ]
+        edge = arc(47, 47, 42, 42, start, start + 60)
         pen.poly([(40, 38), *edge], CREAM if c.base[2] < 235 else METAL, ink=False)
         for end in (edge[0], edge[-1]):
             pen.line([(40, 38), end], width=3)
-    circle = [
-        (47 + 44 * math.cos(t * math.pi / 24), 47 + 44 * math.sin(t * math.pi / 24))
-        for t in range(49)
-    ]
-    pen.line(circle)
+    pen.line(arc(47, 47, 44, 44, 0, 360))
     pen.oval(40, 38, 7, 7, c.dark)
 
 
