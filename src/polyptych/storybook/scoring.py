@@ -12,12 +12,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from polyptych.storybook.tasks.change_captioning import captions_for
 from polyptych.storybook.tasks.factors import (
     Factor,
     kind_factors,
     relation_factor,
     strongest,
 )
+from polyptych.storybook.tasks.knowledge_qa import ATTRIBUTES
 from polyptych.storybook.tasks.phrasing import character_phrase
 from polyptych.storybook.vocabulary import (
     ACTS,
@@ -75,10 +77,26 @@ def place_correct(text: str, metadata: Mapping[str, Any]) -> bool:
     return _places(_normal(text)) == {metadata["place"]}
 
 
+def change_correct(text: str, metadata: Mapping[str, Any]) -> bool:
+    """Whether the text says the true change in one of the accepted wordings."""
+    return _normal(text) in {_normal(caption) for caption in captions_for(metadata["change"])}
+
+
 def existence_correct(text: str, metadata: Mapping[str, Any]) -> bool:
     """Whether a yes/no answer is the true one; saying both or neither is wrong."""
     said = {"yes", "no"} & set(_normal(text).split())
     return said == {metadata["answer"]}
+
+
+def knowledge_correct(text: str, metadata: Mapping[str, Any]) -> bool:
+    """Whether the text gives the true answer and no other possible answer to the question.
+
+    The name of whom the question is about is no answer.
+    """
+    words = _normal(text)
+    possible = {_normal(answer) for answer in ATTRIBUTES[metadata["attribute"]].answers}
+    said = {answer for answer in possible if re.search(rf"\b{answer}\b", words)}
+    return said == {_normal(metadata["answer"])}
 
 
 # --- What a text says ----------------------------------------------------------------------------
