@@ -1,0 +1,134 @@
+"""Scores of generated text against references, each named with its flavor.
+
+A metric's name alone does not fix its value: CIDEr of the same captions differs by a quarter with
+and without tokenization. So every result carries a flavor: ``[coco]`` is the COCO caption
+evaluation (PTB tokens, then its scorers), ``[sam]`` the scoring script of SAM (its own
+normalization), ``[rouge]`` the PyPI package ``rouge`` on the text as it is. A plain name means
+``[coco]``; ``bleu`` alone means BLEU-1 to BLEU-4.
+
+Definitions stand in the heads of ``bleu``, ``cider`` and ``rouge_l``. Values are fractions as the
+papers define them, never percentages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyptych.errors import PolyptychError
+from polyptych.evaluation.metrics.bleu import bleu
+from polyptych.evaluation.metrics.cider import cider
+from polyptych.evaluation.metrics.ngrams import MAX_ORDER, Corpus
+from polyptych.evaluation.metrics.ptb_tokenizer import ptb_tokenize
+from polyptych.evaluation.metrics.rouge_l import rouge_l_coco, rouge_l_package
+from polyptych.evaluation.metrics.sam_normalization import sam_normalize
+from polyptych.schema import Score
+
+__all__ = ["METRICS", "Metric", "compute", "resolve"]
+
+
+def _ptb_text(text: str) -> str:
+    return " ".join(ptb_tokenize(text))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a text is prepared, and what then gives the corpus value and the items' values."""
+
+    prepare: Callable[[str], str]
+    score: Callable[[Corpus], tuple[float, NDArray[np.float64]]]
+
+
+METRICS: dict[str, Metric] = {
+    "cider[coco]": Metric(_ptb_text, cider),
+    **{
+        f"bleu_{n}[coco]": Metric(_ptb_text, partial(bleu, order=n))
+        for n in range(1, MAX_ORDER + 1)
+    },
+    "rouge_l[coco]": Metric(_ptb_text, rouge_l_coco),
+    "rouge_l[rouge]": Metric(str, rouge_l_package),
+    "cider[sam]": Metric(sam_normalize, cider),
+    "bleu_4[sam]": Metric(sam_normalize, partial(bleu, order=4)),
+    "rouge_l[sam]": Metric(sam_normalize, rouge_l_package),
+}
+"""Every metric by its full name."""
+
+_DEFAULT_FLAVOR = "[coco]"
+
+
+def resolve(name: str) -> list[str]:
+    """Full names behind a name that a user gives.
+
+    Raises:
+        PolyptychError: No such metric.
+
+    Example:
+        >>> resolve("cider"), resolve("rouge_l[sam]")
+        (['cider[coco]'], ['rouge_l[sam]'])
+    """
+    if name == "bleu":
+        return [f"bleu_{n}{_DEFAULT_FLAVOR}" for n in range(1, MAX_ORDER + 1)]
+    full = name if "[" in name else name + _DEFAULT_FLAVOR
+    if full not in METRICS:
+        raise PolyptychError(f"unknown metric {name!r}; known are bleu, {', '.join(METRICS)}")
+    return [full]
+
+
+def compute(
+    names: Sequence[str],
+    predictions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+) -> list[Score]:
+    """Score predictions against references.
+
+    Args:
+        names: Metrics, as ``resolve`` understands them.
+        predictions: Text by item id; may be empty text.
+        references: One or more texts by item id, for exactly the same ids.
+
+    Returns:
+        One score per full name, in the order asked for, each with a value per item.
+
+    Raises:
+        PolyptychError: Unknown metric, different ids, no items, no or empty references.
+    """
+    metrics = {full: METRICS[full] for name in names for full in resolve(name)}
+    _check(predictions, references)
+    ids = list(predictions)
+    corpora: dict[Callable[[str], str], Corpus] = {}
+    scores = []
+    for name, metric in metrics.items():
+        prepare = metric.prepare
+        if prepare not in corpora:  # texts and n-gram counts are shared by a flavor's metrics
+            corpora[prepare] = Corpus(
+                [prepare(predictions[item]) for item in ids],
+                [[prepare(text) for text in references[item]] for item in ids],
+            )
+        value, per_item = metric.score(corpora[prepare])
+        per_id = dict(zip(ids, per_item.tolist(), strict=True))
+        scores.append(Score(name=name, value=value, count=len(ids), per_item=per_id))
+    return scores
+
+
+def _check(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
+    if not predictions:
+        raise PolyptychError("there are no predictions to score")
+    for item in predictions:
+        if item not in references:
+            raise PolyptychError(f"prediction {item!r} has no references")
+        if not references[item]:
+            raise PolyptychError(f"item {item!r} has 0 references, at least 1 is needed")
+        for number, text in enumerate(references[item], start=1):
+            if not text.strip():
+                count = len(references[item])
+                raise PolyptychError(f"item {item!r}: reference {number} of {count} is empty")
+    if len(references) != len(predictions):
+        missing = next(item for item in references if item not in predictions)
+        raise PolyptychError(
+            f"{len(references)} items with references but {len(predictions)} predictions:"
+            f" {missing!r} has none"
+        )

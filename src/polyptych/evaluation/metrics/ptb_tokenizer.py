@@ -24,32 +24,34 @@ import re
 import unicodedata
 from functools import lru_cache
 
-PUNCTUATION = frozenset(
-    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-"]
-    + [".", "?", "!", ",", ":", "-", "--", "...", ";"]
-)
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+PUNCTUATION = frozenset(_words("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;"))
 """Tokens that the COCO caption evaluation removes after tokenization."""
 
-_ABBREVIATIONS = (
+_ABBREVIATIONS = _words(
     "al ala apr ariz assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est "
     "etc ext feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon "
     "mont neb nev nov oct okla penn plc ppte ppty pte ptes pty ptys rd rt sep sept seq sq sr "
     "sys tel tenn thu tue tues univ va vt wed wis wisc wyo"
-).split()
+)
 # Titles and the like: a word may follow without a space (Mr.Smith is one token).
-_TITLES = (
+_TITLES = _words(
     "adj adm adv alex asst atty ave brig capt cf cie cmdr col cpl dept det dr drs elec ens ft "
     "gen gov govs hon insp invt jos lt maj messrs mfg mlle mme mr mrs ms msgr mt mtg natl pfc "
     "ph pres prof pvt rep reps rev sen sens sfc sgt spc st ste supt vs wm"
-).split()
+)
 # Words in their own right unless capitalized.
-_CAPITAL_ABBREVIATIONS = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash".split()
-_NUMBER_ABBREVIATIONS = "art ca fig figs no nos op pp prop".split()
-_SENTENCE_STARTERS = (
+_CAPITAL_ABBREVIATIONS = _words("Ark Az Del Ill La Mass Miss Ore Pa Tex Wash")
+_NUMBER_ABBREVIATIONS = _words("art ca fig figs no nos op pp prop")
+_SENTENCE_STARTERS = _words(
     "A About According Additionally After An As At But Earlier He Her Here However If In It Last "
     "Many More Now Once One Other Our She Since So Some Such That The Their Then There These They "
     "This We What When While Yet You"
-).split()
+)
 
 _NORMAL_FORM = {
     "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",

@@ -1,0 +1,135 @@
+"""ROUGE-L, Lin 2004 ("ROUGE: A Package for Automatic Evaluation of Summaries"), in two flavors.
+
+``rouge_l[coco]``, the COCO caption evaluation's: with LCS the length of the longest common
+subsequence of words, P = max over references LCS / |candidate|, R = max over references
+LCS / |reference| (the two maxima may come from different references), and
+
+    F = (1 + b^2) P R / (R + b^2 P),    b = 1.2
+
+``rouge_l[rouge]``, the PyPI package ``rouge`` 1.0.1's F of "rouge-l" (summary level): texts are cut
+into sentences at every period; u is the number of *distinct* words in the longest common
+subsequences of all sentence pairs, and with the numbers of distinct words m of the reference and n
+of the candidate
+
+    P = u / n,    R = u / m,    F = 2 P R / (P + R + 1e-8)
+
+A set of words is not unique when several subsequences are longest, so ties in the backtrace are
+broken as the package does: a candidate word is given up before a reference word. The package knows
+one reference; with several, the best one counts. An empty candidate scores 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyptych.errors import PolyptychError
+from polyptych.evaluation.metrics.ngrams import Corpus
+
+_BETA = 1.2
+_EPSILON = 1e-8
+
+Floats = NDArray[np.float64]
+
+
+def rouge_l_coco(corpus: Corpus) -> tuple[float, Floats]:
+    """Mean and ``(items,)`` values of the COCO flavor, between 0 and 1."""
+    values = map(_coco_f, corpus.candidates, corpus.references)
+    per_item = np.fromiter(values, dtype=np.float64, count=len(corpus))
+    return float(per_item.mean()), per_item
+
+
+def rouge_l_package(corpus: Corpus) -> tuple[float, Floats]:
+    """Mean and ``(items,)`` values of the ``rouge`` package's flavor, between 0 and 1.
+
+    Raises:
+        PolyptychError: A reference without words.
+    """
+    per_item = np.array(
+        [
+            max(_package_f(candidate, reference) for reference in references)
+            for candidate, references in zip(corpus.candidates, corpus.references, strict=True)
+        ]
+    )
+    return float(per_item.mean()), per_item
+
+
+def _coco_f(candidate: str, references: Sequence[str]) -> float:
+    # split(" "), not split(): a text without words is one empty word here, as in the original.
+    words = candidate.split(" ")
+    places = _places(words)
+    precision = recall = 0.0
+    for reference in references:
+        reference_words = reference.split(" ")
+        common = _lcs_length(places, len(words), reference_words)
+        precision = max(precision, common / len(words))
+        recall = max(recall, common / len(reference_words))
+    if precision == 0 or recall == 0:
+        return 0.0
+    return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
+
+
+def _places(words: Sequence[str]) -> dict[str, int]:
+    """For each word a bit mask of the positions where it stands."""
+    places: dict[str, int] = {}
+    bit = 1
+    for word in words:
+        places[word] = places.get(word, 0) | bit
+        bit <<= 1
+    return places
+
+
+def _lcs_length(places: dict[str, int], length: int, other: Sequence[str]) -> int:
+    """Length of the longest common subsequence, one row of the table per word as one integer.
+
+    Bit-parallel recurrence of Hyyrö 2004 ("Bit-parallel LCS-length computation revisited").
+    """
+    full = (1 << length) - 1
+    row = full
+    for word in other:
+        matches = places.get(word)
+        if matches is not None:
+            common = row & matches
+            row = ((row + common) | (row - common)) & full
+    return length - row.bit_count()
+
+
+def _package_f(candidate: str, reference: str) -> float:
+    candidate_sentences, reference_sentences = _sentences(candidate), _sentences(reference)
+    if not reference_sentences:
+        raise PolyptychError(f"rouge_l[rouge] needs words in every reference, not {reference!r}")
+    if not candidate_sentences:
+        return 0.0
+    shared: set[str] = set()
+    for reference_words in reference_sentences:
+        for candidate_words in candidate_sentences:
+            shared |= _lcs_words(reference_words, candidate_words)
+    recall = len(shared) / len(set().union(*reference_sentences))
+    precision = len(shared) / len(set().union(*candidate_sentences))
+    return 2.0 * (precision * recall / (precision + recall + _EPSILON))
+
+
+def _sentences(text: str) -> list[list[str]]:
+    return [part.split() or [""] for part in text.split(".") if part]
+
+
+def _lcs_words(first: Sequence[str], second: Sequence[str]) -> set[str]:
+    """Words of one longest common subsequence (which one: see the head of this module)."""
+    table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for i, word in enumerate(first):
+        for j, other in enumerate(second):
+            longest = max(table[i][j + 1], table[i + 1][j])
+            table[i + 1][j + 1] = table[i][j] + 1 if word == other else longest
+    words = set()
+    i, j = len(first), len(second)
+    while i and j:
+        if first[i - 1] == second[j - 1]:
+            i, j = i - 1, j - 1
+            words.add(first[i])
+        elif table[i - 1][j] > table[i][j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return words
