@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
+from polyptych.errors import PolyptychError
 from polyptych.storybook.scenes import Scene, ThingSpec
 from polyptych.storybook.tasks.base import StoryExample, build_example, first_accepted, numbered
 from polyptych.storybook.tasks.composition import (
@@ -178,7 +179,7 @@ class _Group:
         self.rng, self.split, self.factor = rng, split, factor
         self.include: list[list[ThingSpec]] = [[] for _ in range(pictures)]
         self.places: list[str | None] = [None] * pictures
-        self.relation: tuple[int, str, int] | None = None
+        self.relations: list[tuple[int, str, int] | None] = [None] * pictures
         shown = {factor} | implied_factors(factor)
         self.kinds = {f.value for f in shown if f.type == "kind"}
         self.categories = {f.value for f in shown if f.type == "category"}
@@ -203,7 +204,10 @@ class _Group:
             self.places = [factor.value] * pictures
             here = [k for k in KINDS if combination_split(k, factor.value) == self.split]
             for picture, specs in enumerate(self.include):
-                specs.append(ThingSpec(rng.choice([k for k in here if not self.lacks(picture, k)])))
+                kinds = [k for k in here if not self.lacks(picture, k)]
+                if not kinds:
+                    raise PolyptychError(f"no kind that {self.split} owns at {factor.value!r}")
+                specs.append(ThingSpec(rng.choice(kinds)))
         elif factor.type == "category":
             kinds = [k for k in KINDS if KINDS[k].category == factor.value]
             rng.shuffle(kinds)
@@ -211,17 +215,18 @@ class _Group:
                 specs.append(ThingSpec(kinds[picture % len(kinds)]))
         elif factor.type == "relation":
             subject, predicate, other = factor.value.split()
-            self.relation = (0, predicate, 1)
-            for specs in self.include:
-                specs += [ThingSpec(subject), ThingSpec(other)]
+            for picture in range(pictures):
+                self._relate(picture, subject, predicate, other)
         else:
             for specs in self.include:
                 specs.append(_shared_spec(factor, person))
 
     def include_distractors(self, most_things: int) -> None:
-        """Puts one or two things into all pictures but one; sometimes a place, too."""
+        """Puts one or two things into all pictures but one; sometimes a place or a relation."""
         rng = self.rng
         room = most_things - len(self.include[0])
+        if self.factor.type != "relation" and room >= 2:
+            room -= 2 * self._include_relations()
         for _ in range(min(room, rng.choice((1, 2, 2)))):
             if rng.random() < 0.15:
                 self._include_character()
@@ -231,6 +236,26 @@ class _Group:
             gap, place = rng.randrange(len(self.include)), rng.choice(tuple(PLACES))
             for picture in range(len(self.include)):
                 self.places[picture] = None if picture == gap else place
+
+    def _include_relations(self) -> bool:
+        """Sometimes relates things, alike or not: a relation alone must not betray the factor."""
+        form = self.rng.choices(("none", "alike", "various"), (0.4, 0.3, 0.3))[0]
+        relation = self._draw_relation()
+        for picture in range(len(self.include)):
+            subject, predicate, other = relation if form == "alike" else self._draw_relation()
+            if form != "none" and not (self.lacks(picture, subject) or self.lacks(picture, other)):
+                self._relate(picture, subject, predicate, other)
+        return form != "none"
+
+    def _draw_relation(self) -> tuple[str, str, str]:
+        predicate = self.rng.choice(RELATIONS)
+        subject, other = self.rng.choice(relations_of("train", predicate))
+        return subject, predicate, other
+
+    def _relate(self, picture: int, subject: str, predicate: str, other: str) -> None:
+        specs = self.include[picture]
+        self.relations[picture] = (len(specs), predicate, len(specs) + 1)
+        specs += [ThingSpec(subject), ThingSpec(other)]
 
     def _include_character(self) -> None:
         person = self.rng.choice(characters_of("train"))
@@ -260,7 +285,7 @@ class _Group:
             self.split,
             self.include[picture],
             place=self.places[picture],
-            relation=self.relation,
+            relation=self.relations[picture],
             count=things,
             allow=lambda kind, color: not self.lacks(picture, kind),
             fill_persons=0 if self.lacks(picture, PERSON) else None,

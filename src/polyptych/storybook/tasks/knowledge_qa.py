@@ -170,7 +170,6 @@ def _draw_scene(
     rng: random.Random, split: Split, entity: Entity, answer: str, things: tuple[int, int]
 ) -> Scene:
     """A picture with one such person or kind, and without what the answer names."""
-
     kind = entity.spec.kind
     places = [
         name
