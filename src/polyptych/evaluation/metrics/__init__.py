@@ -12,7 +12,8 @@ papers define them, never percentages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,33 +81,36 @@ def resolve(name: str) -> list[str]:
 
 def compute(
     names: Sequence[str],
-    predictions: Mapping[str, str],
-    references: Mapping[str, Sequence[str]],
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    ids: Sequence[str] | None = None,
 ) -> list[Score]:
     """Score predictions against references.
 
     Args:
         names: Metrics, as ``resolve`` understands them.
-        predictions: Text by item id; may be empty text.
-        references: One or more texts by item id, for exactly the same ids.
+        predictions: One text per item; may be empty.
+        references: One or more texts per item, none of them empty.
+        ids: The items' ids, by which the per-item values are kept; default "0", "1", ...
 
     Returns:
         One score per full name, in the order asked for, each with a value per item.
 
     Raises:
-        PolyptychError: Unknown metric, different ids, no items, no or empty references.
+        PolyptychError: Unknown metric, no items, different numbers of items, an id that occurs
+            twice, no or empty references.
     """
     metrics = {full: METRICS[full] for name in names for full in resolve(name)}
-    _check(predictions, references)
-    ids = list(predictions)
+    ids = [str(number) for number in range(len(predictions))] if ids is None else ids
+    _check(ids, predictions, references)
     corpora: dict[Callable[[str], str], Corpus] = {}
     scores = []
     for name, metric in metrics.items():
         prepare = metric.prepare
         if prepare not in corpora:  # texts and n-gram counts are shared by a flavor's metrics
             corpora[prepare] = Corpus(
-                [prepare(predictions[item]) for item in ids],
-                [[prepare(text) for text in references[item]] for item in ids],
+                [prepare(text) for text in predictions],
+                [[prepare(text) for text in texts] for texts in references],
             )
         value, per_item = metric.score(corpora[prepare])
         per_id = dict(zip(ids, per_item.tolist(), strict=True))
@@ -114,21 +118,22 @@ def compute(
     return scores
 
 
-def _check(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
-    if not predictions:
-        raise PolyptychError("there are no predictions to score")
-    for item in predictions:
-        if item not in references:
-            raise PolyptychError(f"prediction {item!r} has no references")
-        if not references[item]:
-            raise PolyptychError(f"item {item!r} has 0 references, at least 1 is needed")
-        for number, text in enumerate(references[item], start=1):
-            if not text.strip():
-                count = len(references[item])
-                raise PolyptychError(f"item {item!r}: reference {number} of {count} is empty")
-    if len(references) != len(predictions):
-        missing = next(item for item in references if item not in predictions)
+def _check(
+    ids: Sequence[str], predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> None:
+    if not len(ids) == len(predictions) == len(references):
         raise PolyptychError(
-            f"{len(references)} items with references but {len(predictions)} predictions:"
-            f" {missing!r} has none"
+            f"{len(predictions)} predictions for {len(references)} items with references"
+            f" and {len(ids)} ids"
         )
+    if not ids:
+        raise PolyptychError("there are no predictions to score")
+    if len(set(ids)) != len(ids):
+        item, times = Counter(ids).most_common(1)[0]
+        raise PolyptychError(f"id {item!r} occurs {times} times among {len(ids)} items")
+    for item, texts in zip(ids, references, strict=True):
+        if not texts:
+            raise PolyptychError(f"item {item!r} has 0 references, at least 1 is needed")
+        for number, text in enumerate(texts, start=1):
+            if not text.strip():
+                raise PolyptychError(f"item {item!r}: reference {number} of {len(texts)} is empty")
