@@ -109,6 +109,11 @@ def _flies(kind: str) -> bool:
     return kind != PERSON and KINDS[kind].flying
 
 
+def _surface_line(kind: str, box: Box) -> float:
+    """Where things stand on a kind that has a surface."""
+    return box.top + (KINDS[kind].surface or 0.0) * box.height
+
+
 def _is_under(subject: str, box: Box, other: str, other_box: Box) -> bool:
     canopy = None if other == PERSON else KINDS[other].canopy
     if canopy is None or subject == PERSON:
@@ -122,11 +127,10 @@ def _is_under(subject: str, box: Box, other: str, other_box: Box) -> bool:
 
 
 def _is_on(subject: str, box: Box, other: str, other_box: Box) -> bool:
-    surface = None if other == PERSON else KINDS[other].surface
-    if surface is None or subject == PERSON:
+    if PERSON in (subject, other) or KINDS[other].surface is None:
         return False
-    top = other_box.top + surface * other_box.height
-    return abs(box.x - other_box.x) <= 0.45 * other_box.width and abs(box.bottom - top) <= 0.03
+    distance = abs(box.bottom - _surface_line(other, other_box))
+    return abs(box.x - other_box.x) <= 0.45 * other_box.width and distance <= 0.03
 
 
 def _is_above(subject: str, box: Box, other: str, other_box: Box) -> bool:
@@ -256,7 +260,7 @@ class Layout:
             return Box(x - width / 2, bottom - height, x + width / 2, bottom), bottom
         if predicate == "on":
             slack = max(0.0, 0.44 * (around.width - width))
-            bottom = around.top + KINDS[other.kind].surface * around.height  # type: ignore[operator]
+            bottom = _surface_line(other.kind, around)
         else:
             slack = max(0.0, min(0.33 * around.width, 0.45 * (around.width - width)))
             bottom = around.bottom + rng.uniform(-0.01, 0.01)

@@ -83,8 +83,8 @@ def _beach(pen: Pen, rng: random.Random, horizon: float) -> None:
     _clouds(pen, rng)
     _bands(pen, horizon - 20, horizon + 4, (92, 178, 206), (150, 214, 220), 6)
     for y in (horizon - 15, horizon - 9, horizon - 3):
-        for x in range(0, 100, 20):
-            start = x + rng.uniform(0, 8)
+        for wave in range(0, 100, 20):
+            start = wave + rng.uniform(0, 8)
             pen.curve([(start, y), (start + 3, y - 1.4), (start + 7, y)], (206, 238, 240), 1.0)
     foam = [(x, horizon + 2 + rng.uniform(-1.5, 1.5)) for x in range(-30, 140, 10)]
     pen.curve(foam, _WHITE, 3)
@@ -265,8 +265,8 @@ def _snow(pen: Pen, rng: random.Random, horizon: float) -> None:
 
 def _bedroom(pen: Pen, rng: random.Random, horizon: float) -> None:
     pen.box(0, 0, 100, horizon, (222, 206, 230), ink=False)
-    for x in range(0, 100, 10):
-        pen.box(x, 0, x + 5, horizon, (230, 216, 236), ink=False)
+    for stripe in range(0, 100, 10):
+        pen.box(stripe, 0, stripe + 5, horizon, (230, 216, 236), ink=False)
     left = rng.choice((10, 58)) + rng.uniform(-3, 3)
     pen.box(left - 2, 5, left + 32, 38, (248, 244, 238), radius=1, ink=False)
     pen.box(left, 7, left + 30, 36, (184, 214, 236), ink=False)

@@ -40,14 +40,7 @@ def draw(scene: Scene, size: int = 96) -> Image.Image:
     Returns:
         An RGB picture.
     """
-    picture = _background(scene.place, scene.seed, size).copy()
-    floating = _floating(scene)
-    for index, thing in enumerate(scene.things):
-        sprite = _view(thing, size)
-        if index not in floating:
-            _paste_shadow(picture, thing, size)
-        picture.paste(sprite, _corner(thing, sprite, size), sprite)
-    return picture
+    return _paint(scene, size, None)
 
 
 def draw_with_masks(scene: Scene, size: int = 96) -> tuple[Image.Image, np.ndarray]:
@@ -59,10 +52,23 @@ def draw_with_masks(scene: Scene, size: int = 96) -> tuple[Image.Image, np.ndarr
         belong to the background.
     """
     owners = Image.new("I", (size, size), BACKGROUND)
+    picture = _paint(scene, size, owners)
+    return picture, np.asarray(owners).astype(np.int16)
+
+
+def _paint(scene: Scene, size: int, owners: Image.Image | None) -> Image.Image:
+    """Pastes all things; ``owners``, if given, receives the index of the thing at each pixel."""
+    picture = _background(scene.place, scene.seed, size).copy()
+    floating = _floating(scene)
     for index, thing in enumerate(scene.things):
-        shape = _shape(_view(thing, size))
-        owners.paste(index, _corner(thing, shape, size), shape)
-    return draw(scene, size), np.asarray(owners).astype(np.int16)
+        sprite = _view(thing, size)
+        corner = _corner(thing, sprite, size)
+        if index not in floating:
+            _paste_shadow(picture, thing, size)
+        picture.paste(sprite, corner, sprite)
+        if owners is not None:
+            owners.paste(index, corner, _shape(sprite))
+    return picture
 
 
 def silhouette_area(thing: Thing, size: int = 96) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -44,22 +44,38 @@ class Kind:
     article: str
     width: float
     height: float
-    flying: bool = False
-    surface: float | None = None
-    canopy: float | None = None
-    tilt: float = 10.0
+    flying: bool
+    surface: float | None
+    canopy: float | None
+    tilt: float
 
 
-def _kind(name: str, width: float, height: float, **options: object) -> Kind:
-    """Fills the words in; the category is added by the table below."""
+_IRREGULAR = {
+    "bus": "buses",
+    "butterfly": "butterflies",
+    "cactus": "cactuses",
+    "cherry": "cherries",
+    "dress": "dresses",
+    "fish": "fish",
+    "wrench": "wrenches",
+}
+
+
+def _kind(
+    name: str,
+    width: float,
+    height: float,
+    *,
+    flying: bool = False,
+    surface: float | None = None,
+    canopy: float | None = None,
+    tilt: float = 10.0,
+) -> Kind:
+    """A kind whose category is filled in by the table that it stands in."""
     article = "an" if name[0] in "aeiou" else "a"
     plural = _IRREGULAR.get(name, name + "s")
-    return Kind(name, "", plural, article, width, height, **options)  # type: ignore[arg-type]
+    return Kind(name, "", plural, article, width, height, flying, surface, canopy, tilt)
 
-
-_IRREGULAR = {"fish": "fish", "cherry": "cherries", "butterfly": "butterflies", "bus": "buses"}
-_IRREGULAR |= {"pinwheel": "pinwheels", "cactus": "cactuses", "dress": "dresses"}
-_IRREGULAR |= {"wrench": "wrenches"}
 
 CATEGORIES: dict[str, str] = {
     "animal": "animals",
@@ -162,13 +178,8 @@ _TABLE: dict[str, tuple[Kind, ...]] = {
 }
 
 
-def _with_category(kind: Kind, category: str) -> Kind:
-    fields = {name: getattr(kind, name) for name in Kind.__slots__}
-    return Kind(**(fields | {"category": category}))
-
-
 KINDS: dict[str, Kind] = {
-    kind.name: _with_category(kind, category) for category, row in _TABLE.items() for kind in row
+    kind.name: replace(kind, category=category) for category, row in _TABLE.items() for kind in row
 }
 """Every kind of object by its name."""
 
@@ -297,26 +308,34 @@ def _person_key(person: Person) -> str:
     return "|".join(str(value) for value in fields)
 
 
-def _all_characters(count: int) -> tuple[Person, ...]:
+def _spread_characters(count: int) -> tuple[Person, ...]:
     """Persons that differ pairwise in at least two attributes.
 
     The color of the clothes is a check digit over the other attributes (their index sum modulo 8,
     and no attribute has more than 8 values), so changing one attribute always changes it, too.
     """
-    colors = tuple(COLORS)
-    others = (HAIR, tuple(HAIR_COLORS), tuple(SKINS), tuple(HATS), CLOTHES, (False, True))
-    persons = []
-    for choice in itertools.product(*(range(len(values)) for values in others)):
-        hair, hair_color, skin, hat, clothes, glasses = (
-            values[index] for values, index in zip(others, choice, strict=True)
+    colors, hair_colors, skins, hats = tuple(COLORS), tuple(HAIR_COLORS), tuple(SKINS), tuple(HATS)
+    options = (HAIR, hair_colors, skins, hats, CLOTHES, (False, True))
+    choices = itertools.product(*(range(len(values)) for values in options))
+    persons = [
+        Person(
+            hair=HAIR[hair],
+            hair_color=hair_colors[hair_color],
+            skin=skins[skin],
+            hat=hats[hat],
+            clothes=CLOTHES[clothes],
+            clothes_color=colors[
+                (hair + hair_color + skin + hat + clothes + glasses) % len(colors)
+            ],
+            glasses=bool(glasses),
         )
-        color = colors[sum(choice) % len(colors)]
-        persons.append(Person(hair, hair_color, skin, hat, clothes, color, glasses))  # type: ignore[arg-type]
+        for hair, hair_color, skin, hat, clothes, glasses in choices
+    ]
     persons.sort(key=lambda person: _digest("character", _person_key(person)))
     return tuple(persons[:count])
 
 
-CHARACTERS: tuple[Person, ...] = _all_characters(360)
+CHARACTERS: tuple[Person, ...] = _spread_characters(360)
 
 NAMES: tuple[str, ...] = (
     *("Ada", "Ali", "Amy", "Ana", "Ben", "Bo", "Cleo", "Dan", "Eli", "Ella", "Emma", "Eva"),
@@ -333,8 +352,8 @@ def _held_out_colors(kind: str) -> dict[str, Split]:
     turn = list(KINDS).index(kind) % 5  # 1.6 of 8 colors for test, 0.8 of 8 for validation
     tests = 2 if turn < 3 else 1
     validations = 0 if turn == 2 else 1
-    splits: list[Split] = ["test"] * tests + ["validation"] * validations
-    return dict(zip(order, splits, strict=False))
+    held_out: dict[str, Split] = dict.fromkeys(order[:tests], "test")
+    return held_out | dict.fromkeys(order[tests : tests + validations], "validation")
 
 
 def pair_split(kind: str, color: str) -> Split:
