@@ -21,7 +21,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -51,7 +50,7 @@ def install() -> None:
         sys.meta_path.insert(0, _RegisterAfterImport())
 
 
-class _RegisterAfterImport(MetaPathFinder):
+class _RegisterAfterImport:
     def __init__(self) -> None:
         self._thread = threading.local()  # .depth: watched imports under way in this thread
 
