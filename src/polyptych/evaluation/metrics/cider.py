@@ -41,10 +41,7 @@ def cider(corpus: Corpus) -> tuple[float, Floats]:
 
 def _cosine(corpus: Corpus, counts: OrderCounts) -> Floats:
     """Clipped cosine of each reference with its candidate, for one order."""
-    reference_item = corpus.item_of_reference[counts.reference_sentence]
-    in_item = np.unique(reference_item * counts.ngram_kinds + counts.reference_ngram)
-    document_frequency = np.bincount(in_item % counts.ngram_kinds, minlength=counts.ngram_kinds)
-    idf = np.log(len(corpus)) - np.log(np.maximum(1, document_frequency))
+    idf = np.log(len(corpus)) - np.log(np.maximum(1, counts.document_frequency))
 
     candidate = counts.candidate_count * idf[counts.candidate_ngram]
     reference = counts.reference_count * idf[counts.reference_ngram]

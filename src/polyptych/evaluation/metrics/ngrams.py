@@ -37,6 +37,7 @@ class OrderCounts:
     reference_ngram: Ints  # (R,)
     reference_count: Ints  # (R,)
     match: Ints  # (R,)
+    document_frequency: Ints  # (ngram_kinds,) items with the n-gram in any reference
 
 
 class Corpus:
@@ -108,6 +109,7 @@ class Corpus:
         reference_sentence = reference_keys // kinds - len(self)
         reference_ngram = reference_keys % kinds
         wanted = self.item_of_reference[reference_sentence] * kinds + reference_ngram
+        in_items = _sorted_unique(wanted) % kinds
         place = np.searchsorted(candidate_keys, wanted)
         place[place == len(candidate_keys)] = 0
         found = (
@@ -122,7 +124,14 @@ class Corpus:
             reference_ngram=reference_ngram,
             reference_count=counts[first_reference:],
             match=np.where(found, place, -1),
+            document_frequency=np.bincount(in_items, minlength=kinds),
         )
+
+
+def _sorted_unique(values: Ints) -> Ints:
+    # np.unique would hash here, which takes ten times as long for millions of such keys.
+    ordered = np.sort(values)
+    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)]]
 
 
 def _number(words: Iterable[str], total: int) -> Ints:

@@ -80,17 +80,8 @@ def ptb_tokenize(text: str, following: str = "") -> list[str]:
         >>> ptb_tokenize("A dog's ball (red), isn't it?")
         ['a', 'dog', "'s", 'ball', '-lrb-', 'red', '-rrb-', 'is', "n't", 'it']
     """
-    return [token for token in ptb_tokenize_raw(text, following) if token not in PUNCTUATION]
-
-
-def ptb_tokenize_raw(text: str, following: str = "") -> list[str]:
-    """All tokens of one caption, punctuation included (see ``ptb_tokenize``).
-
-    The second period that the original adds after an abbreviation at the end of a sentence is left
-    out: it never survives the removal of punctuation.
-    """
     text = text.replace("\xad", "")  # the soft hyphen is no part of a word
-    if following or _crosses_spaces().search(text):
+    if following or (_MAY_CROSS_SPACES.search(text) and _crosses_spaces().search(text)):
         return _lex(" ".join(text.split()), " " + following)
     tokens: list[str] = []
     for chunk in text.split():
@@ -123,7 +114,7 @@ def _lex(text: str, right_context: str) -> list[str]:
         group = best.lastindex or 0
         tokens.append(_normalize(best.group(group)))
         position = best.end(group)
-    return [token for token in tokens if token]
+    return [token for token in tokens if token and token not in PUNCTUATION]
 
 
 def _normalize(token: str) -> str:
@@ -258,6 +249,9 @@ def _rules() -> tuple[re.Pattern[str], ...]:
         re.compile(r"\.\.\.+|-{5,}|-{2,4}|[!?]+|(?:\\?\*)+|#+|@+|__+|''|``"),
         re.compile(rf"[{_SYMBOLS}]|" + "|".join(map(re.escape, _NORMAL_FORM))),
     )  # fmt: skip
+
+
+_MAY_CROSS_SPACES = re.compile(r"[\d).]\s|<")  # cheap, and rules out most captions
 
 
 @lru_cache(maxsize=1)
