@@ -31,9 +31,7 @@ def test_coverage_of_the_interval_is_near_its_confidence() -> None:
     generator = np.random.default_rng(7)
     inside = 0
     for trial in range(200):
-        low, high = bootstrap_interval(
-            rows(generator.random(60) < 0.3), resamples=400, seed=trial
-        )
+        low, high = bootstrap_interval(rows(generator.random(60) < 0.3), resamples=400, seed=trial)
         inside += low <= 0.3 <= high
     assert 0.90 <= inside / 200 <= 0.99
 

@@ -151,12 +151,7 @@ def answer(
     Sampling starts from ``settings.seed`` in every call and leaves the caller's random state as it
     was.
     """
-    batch = Collator(processor, training=False)(examples)
-    inputs = {
-        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for name, value in batch.items()
-        if isinstance(value, torch.Tensor)
-    }
+    inputs = model_inputs(model, processor, examples)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices, enabled=settings.do_sample):
         if settings.do_sample:
@@ -164,7 +159,18 @@ def answer(
         sequences = model.generate(
             **inputs, **settings.arguments(), pad_token_id=processor.pad_token_id
         )
-    return processor.decode_answers(sequences, batch["input_ids"].shape[1])
+    return processor.decode_answers(sequences, inputs["input_ids"].shape[1])
+
+
+def model_inputs(
+    model: Any, processor: Any, examples: Sequence[Example]
+) -> dict[str, torch.Tensor]:
+    """Prompts and pictures of a batch, where the model is and in the type it computes in."""
+    batch: Any = Collator(processor, training=False)(examples)
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for name, value in batch.items()
+    }
 
 
 def _answer_timed(
@@ -264,8 +270,10 @@ def _line_writer(path: Path) -> Iterator[Callable[[str], None]]:
             file.truncate(file.read().rfind(b"\n") + 1)
 
         def write(lines: str) -> None:
+            rest = memoryview(lines.encode())
             with _refusals(path):
-                file.write(lines.encode())
+                while rest:
+                    rest = rest[file.write(rest) :]
 
         yield write
 

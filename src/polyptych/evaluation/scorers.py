@@ -1,19 +1,27 @@
 """From answers to numbers: item statistics first, so that every number gets an interval.
 
-A *scorer* is a pure function of examples and predictions. It returns *measurements*: a metric and
-one row of statistics per item. A measurement becomes an :class:`Estimate` (the score of the whole
-set with its bootstrap interval), and two of them, on the same items, a paired comparison.
+A *scorer* is a pure function of examples and predictions. It returns *measurements*: a metric's
+name and one row of statistics per item. A measurement becomes an :class:`Estimate` (the score of
+the whole set with its bootstrap interval), and two of them, on the same items, a comparison.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.metrics import METRICS, compute, resolve
+from polyptych.evaluation.metrics.bleu import (
+    _bleu,
+    _clipped_matches,
+    _closest_reference_lengths,
+    _guesses,
+)
+from polyptych.evaluation.metrics.ngrams import MAX_ORDER, Corpus
 from polyptych.evaluation.statistics import (
     CONFIDENCE,
     RESAMPLES,
@@ -29,34 +37,25 @@ from polyptych.schema import Example, Prediction, Score
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
-    """A number with its flavour, and how it follows from the items."""
+class Measurement:
+    """One metric over a set of predictions, as sums of item statistics."""
 
     name: str
     """With flavour: ``cider[coco]``."""
-    aggregate: Aggregate = ratio
-    """Summed item statistics to the value."""
-    per_item: bool = True
-    """Whether one item alone has a meaningful value (not so for BLEU)."""
-    higher_is_better: bool = True
-    """False for error rates."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One metric's statistics over a set of predictions."""
-
-    metric: Metric
     ids: tuple[str, ...]
     statistics: Array
     """(n, S), one row per id."""
+    aggregate: Aggregate = ratio
+    """Summed rows to the metric's value."""
+    per_item: bool = True
+    """Whether one item alone has a meaningful value (not so for BLEU)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Score):
     """A score with its bootstrap interval."""
 
-    interval: Interval = Interval(float("nan"), float("nan"))
+    interval: Interval = field(kw_only=True)
 
 
 Scorer = Callable[[Sequence[Example], Sequence[Prediction]], list[Measurement]]
@@ -113,19 +112,19 @@ def estimate(
     seed: int = 0,
 ) -> Estimate:
     """The value over the whole set, its interval, and each item's own value where it has one."""
-    metric, statistics = measurement.metric, measurement.statistics
+    statistics, aggregate = measurement.statistics, measurement.aggregate
     per_item = None
-    if metric.per_item:
-        values = metric.aggregate(statistics)
+    if measurement.per_item:
+        values = aggregate(statistics)
         pairs = zip(measurement.ids, values.tolist(), strict=True)
         per_item = {identity: value for identity, value in pairs if not np.isnan(value)}
     return Estimate(
-        name=metric.name,
-        value=float(metric.aggregate(statistics.sum(0))),
+        name=measurement.name,
+        value=float(aggregate(statistics.sum(0))),
         count=len(measurement.ids) if per_item is None else len(per_item),
         per_item=per_item,
         interval=bootstrap_interval(
-            statistics, metric.aggregate, resamples=resamples, confidence=confidence, seed=seed
+            statistics, aggregate, resamples=resamples, confidence=confidence, seed=seed
         ),
     )
 
@@ -143,17 +142,17 @@ def compare(
     Raises:
         PolyptychError: If the two measure different things or different items.
     """
-    if first.metric.name != second.metric.name:
-        raise PolyptychError(f"cannot compare {first.metric.name} with {second.metric.name}")
+    if first.name != second.name:
+        raise PolyptychError(f"cannot compare {first.name} with {second.name}")
     if first.ids != second.ids:
         raise PolyptychError(
-            f"{first.metric.name}: the two systems answered different items "
+            f"{first.name}: the two systems answered different items "
             f"({len(first.ids)} and {len(second.ids)})"
         )
     return paired_bootstrap(
         first.statistics,
         second.statistics,
-        first.metric.aggregate,
+        first.aggregate,
         resamples=resamples,
         confidence=confidence,
         seed=seed,
@@ -168,14 +167,58 @@ def item_scorer(name: str, judge: ItemJudge) -> Scorer:
             judge(prediction.text, example.metadata)
             for example, prediction in zip(examples, predictions, strict=True)
         ]
-        return [mean_of(Metric(name), [e.id for e in examples], values)]
+        return [mean_of(name, [e.id for e in examples], values)]
 
     return score
 
 
-def mean_of(
-    metric: Metric, ids: Iterable[str], values: Iterable[float | bool | None]
+def caption_scorer(*names: str) -> Scorer:
+    """A scorer of captions against references.
+
+    Args:
+        *names: As :func:`polyptych.evaluation.metrics.resolve` understands them: ``cider``,
+            ``rouge_l[sam]``, ``bleu_4``.
+    """
+    full_names = [full for name in names for full in resolve(name)]
+    of_items = [name for name in full_names if not name.startswith("bleu_")]
+
+    def score(examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Measurement]:
+        ids = [example.id for example in examples]
+        answers = [prediction.text for prediction in predictions]
+        references = [example.references for example in examples]
+        items = {s.name: s.per_item or {} for s in compute(of_items, answers, references, ids)}
+        return [
+            mean_of(name, ids, [items[name][identity] for identity in ids])
+            if name in items
+            else _measure_bleu(name, ids, answers, references)
+            for name in full_names
+        ]
+
+    return score
+
+
+def _measure_bleu(
+    name: str, ids: Sequence[str], answers: Sequence[str], references: Sequence[Sequence[str]]
 ) -> Measurement:
+    """BLEU-n as a function of summed counts: columns matches (4), n-grams (4), two lengths."""
+    prepare, order = METRICS[name].prepare, int(name.split("_")[1][0])
+    corpus = Corpus(
+        [prepare(answer) for answer in answers],
+        [[prepare(reference) for reference in several] for several in references],
+    )
+    lengths = [corpus.candidate_lengths, _closest_reference_lengths(corpus)]
+    columns = [*_clipped_matches(corpus), *_guesses(corpus), *lengths]
+
+    def aggregate(sums: Array) -> Array:
+        counts = np.moveaxis(sums, -1, 0).astype(np.int64)
+        matches, ngrams, (length, reference_length) = np.split(counts, [MAX_ORDER, 2 * MAX_ORDER])
+        return _bleu(matches[:order], ngrams[:order], length, reference_length)
+
+    statistics = np.stack(columns, axis=1).astype(np.float64)
+    return Measurement(name, tuple(ids), statistics, aggregate, per_item=False)
+
+
+def mean_of(name: str, ids: Iterable[str], values: Iterable[float | bool | None]) -> Measurement:
     """A measurement whose value is the mean over the items that have one."""
     rows = [(0.0, 0.0) if value is None else (float(value), 1.0) for value in values]
-    return Measurement(metric, tuple(ids), np.asarray(rows, dtype=np.float64).reshape(-1, 2))
+    return Measurement(name, tuple(ids), np.asarray(rows, dtype=np.float64).reshape(-1, 2))

@@ -1,16 +1,17 @@
 """How sure a number is: bootstrap over items, for one system and for two on the same items.
 
-A metric is written as a function of *summed item statistics*: a mean is (sum of values) / (number of
-values), BLEU a function of summed n-gram counts, F1 of summed true and false positives. Drawing
+A metric is written as a function of *summed item statistics*: a mean is (sum of values) / (number
+of values), BLEU a function of summed n-gram counts, F1 of summed true and false positives. Drawing
 items with replacement then means adding up rows, and one code serves every metric:
 
 - mean of item values (accuracy, ROUGE-L): rows ``(value, 1)``;
 - corpus CIDEr: its document frequencies come from the references alone, so the corpus value is the
-  mean of the items' values and rows are ``(value, 1)``, too (frequencies are those of the full set);
+  mean of the items' values and rows are ``(value, 1)``, too (frequencies stay those of the full
+  set in every resample);
 - BLEU: matches and totals per n-gram order and both lengths.
 
-Percentile intervals (Efron and Tibshirani 1993); paired resampling (Koehn 2004). Where several items
-belong together (questions about one image), whole clusters are drawn.
+Percentile intervals (Efron and Tibshirani 1993); paired resampling (Koehn 2004). Where several
+items belong together (questions about one image), whole clusters are drawn.
 """
 
 from __future__ import annotations
@@ -150,9 +151,8 @@ def _resampled_sums(rows: Array, resamples: int, seed: int) -> Array:
 
 
 def _percentiles(values: Array, confidence: float) -> Interval:
+    if not np.isfinite(values).any():
+        return Interval(float("nan"), float("nan"))
     tail = 100 * (1 - confidence) / 2
-    low, high = np.nanpercentile(values, [tail, 100 - tail]) if np.isfinite(values).any() else (
-        np.nan,
-        np.nan,
-    )
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
     return Interval(float(low), float(high))
