@@ -187,7 +187,7 @@ class Pen:
         """A line whose ends and sharp corners are rounded (Pillow's own joints are slow)."""
         thickness = max(1, round(width * self._unit))
         self._draw.line(pixels, fill=color, width=thickness)
-        radius = thickness / 2
+        radius = (thickness - 1) / 2  # Pillow counts both rims in
         corners = [pixels[0], pixels[-1]]
         for before, here, after in zip(pixels, pixels[1:], pixels[2:], strict=False):
             ax, ay, bx, by = *_minus(here, before), *_minus(after, here)
