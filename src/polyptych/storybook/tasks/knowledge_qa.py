@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from polyptych.storybook.scenes import Scene, ThingSpec
@@ -105,17 +106,18 @@ class Entity:
         return f"{_digest('fact', attribute, self.description):016x}"
 
 
-def entities_of(split: Split) -> list[Entity]:
-    """All characters and colored kinds that ``split`` owns."""
-    persons = [
+@cache
+def entities_of(split: Split) -> tuple[tuple[Entity, ...], tuple[Entity, ...]]:
+    """All characters, and all colored kinds, that ``split`` owns."""
+    persons = tuple(
         Entity(f"{person.skin} {person_details(person)}", "the person", ThingSpec(person=person))
         for person in characters_of(split)
-    ]
-    things = [
+    )
+    things = tuple(
         Entity(f"{color} {kind}", f"the {kind}", ThingSpec(kind, color))
         for kind, color in pairs_of(split)
-    ]
-    return persons + things
+    )
+    return persons, things
 
 
 def make_example(
@@ -133,9 +135,10 @@ def make_example(
         role: Which record; by chance if None.
         things: Least and greatest number of things in the picture.
     """
-    person = rng.random() < 0.5
-    entity = rng.choice([e for e in entities_of(split) if e.spec.wants_person == person])
-    attribute = rng.choice(tuple(PERSON_ATTRIBUTES if person else THING_ATTRIBUTES))
+    persons, things_with_facts = entities_of(split)
+    of_person = rng.random() < 0.5
+    entity = rng.choice(persons if of_person else things_with_facts)
+    attribute = rng.choice(tuple(PERSON_ATTRIBUTES if of_person else THING_ATTRIBUTES))
     role = role or rng.choice(ROLES)
     rng = random.Random(f"{rng.random()}/{role}")  # another picture and wording for each role
     answer = entity.fact(attribute)

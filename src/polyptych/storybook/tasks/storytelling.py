@@ -10,15 +10,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polyptych.storybook.scenes import Scene, ThingSpec, can_relate
+from polyptych.storybook.scenes import Scene, ThingSpec
 from polyptych.storybook.tasks.base import StoryExample, build_example, first_accepted
-from polyptych.storybook.tasks.composition import characters_of, draw_scene, may_do
+from polyptych.storybook.tasks.composition import characters_of, draw_scene, may_do, relations_of
 from polyptych.storybook.tasks.phrasing import join_words, with_article
 from polyptych.storybook.vocabulary import (
     ACTS,
-    KINDS,
     NAMES,
-    PERSON,
     PLACES,
     Person,
     Split,
@@ -155,7 +153,8 @@ def _draw_panel(
         relation = None
         if "holding" in acts:
             relation = (acts.index("holding"), "holding", len(include))
-            include.append(ThingSpec(_handy_kind(rng)))
+            _, held = rng.choice(relations_of("train", "holding"))
+            include.append(ThingSpec(held))
         scene = draw_scene(
             rng,
             split,
@@ -168,10 +167,6 @@ def _draw_panel(
         return scene, _deeds(scene, named)
 
     return first_accepted(draw, "panel")
-
-
-def _handy_kind(rng: random.Random) -> str:
-    return rng.choice([kind for kind in KINDS if can_relate(PERSON, "holding", kind)])
 
 
 def _deeds(scene: Scene, named: dict[str, Person]) -> list[Deed]:
