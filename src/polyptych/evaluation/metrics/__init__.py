@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,36 +26,40 @@ from polyptych.evaluation.metrics.bleu import bleu
 from polyptych.evaluation.metrics.cider import cider
 from polyptych.evaluation.metrics.ngrams import MAX_ORDER, Corpus
 from polyptych.evaluation.metrics.ptb_tokenizer import ptb_tokenize
-from polyptych.evaluation.metrics.rouge_l import rouge_l_coco, rouge_l_package
+from polyptych.evaluation.metrics.rouge_l import rouge_l_coco, rouge_l_package, split_sentences
 from polyptych.evaluation.metrics.sam_normalization import sam_normalize
 from polyptych.schema import Score
 
 __all__ = ["METRICS", "Metric", "compute", "resolve"]
 
 
-def _ptb_text(text: str) -> str:
-    return " ".join(ptb_tokenize(text))
-
-
 @dataclass(frozen=True)
 class Metric:
     """How a text is prepared, and what then gives the corpus value and the items' values."""
 
-    prepare: Callable[[str], str]
+    prepare: Callable[[str], list[Any]]
     score: Callable[[Corpus], tuple[float, NDArray[np.float64]]]
 
 
+def _sam_words(text: str) -> list[str]:
+    return sam_normalize(text).split()
+
+
+def _sam_sentences(text: str) -> list[list[str]]:
+    return split_sentences(sam_normalize(text))
+
+
 METRICS: dict[str, Metric] = {
-    "cider[coco]": Metric(_ptb_text, cider),
+    "cider[coco]": Metric(ptb_tokenize, cider),
     **{
-        f"bleu_{n}[coco]": Metric(_ptb_text, partial(bleu, order=n))
+        f"bleu_{n}[coco]": Metric(ptb_tokenize, partial(bleu, order=n))
         for n in range(1, MAX_ORDER + 1)
     },
-    "rouge_l[coco]": Metric(_ptb_text, rouge_l_coco),
-    "rouge_l[rouge]": Metric(str, rouge_l_package),
-    "cider[sam]": Metric(sam_normalize, cider),
-    "bleu_4[sam]": Metric(sam_normalize, partial(bleu, order=4)),
-    "rouge_l[sam]": Metric(sam_normalize, rouge_l_package),
+    "rouge_l[coco]": Metric(ptb_tokenize, rouge_l_coco),
+    "rouge_l[rouge]": Metric(split_sentences, rouge_l_package),
+    "cider[sam]": Metric(_sam_words, cider),
+    "bleu_4[sam]": Metric(_sam_words, partial(bleu, order=4)),
+    "rouge_l[sam]": Metric(_sam_sentences, rouge_l_package),
 }
 """Every metric by its full name."""
 
@@ -103,7 +108,7 @@ def compute(
     metrics = {full: METRICS[full] for name in names for full in resolve(name)}
     ids = [str(number) for number in range(len(predictions))] if ids is None else ids
     _check(ids, predictions, references)
-    corpora: dict[Callable[[str], str], Corpus] = {}
+    corpora: dict[Callable[[str], list[Any]], Corpus] = {}
     scores = []
     for name, metric in metrics.items():
         prepare = metric.prepare

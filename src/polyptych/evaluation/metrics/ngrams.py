@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, count
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,14 +42,15 @@ class OrderCounts:
 
 
 class Corpus:
-    """Candidates and references of the same items, as text whose words are split by white space.
+    """Candidates and references of the same items, as a flavor prepares them.
 
     Args:
-        candidates: One text per item.
-        references: One or more texts per item.
+        candidates: One prepared text per item. The counts here need lists of words; a word with
+            no-break spaces inside (see the tokenizer) counts as several words.
+        references: One or more prepared texts per item.
     """
 
-    def __init__(self, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    def __init__(self, candidates: Sequence[Any], references: Sequence[Sequence[Any]]) -> None:
         self.candidates = candidates
         self.references = references
 
@@ -68,9 +70,11 @@ class Corpus:
     @cached_property
     def _tokens(self) -> tuple[Ints, Ints]:
         """Token numbers of all candidates, then all references, and the length of each text."""
-        words = [text.split() for text in chain(self.candidates, *self.references)]
-        lengths = np.array([len(sentence) for sentence in words], dtype=np.int64)
-        return _number(chain.from_iterable(words), int(lengths.sum())), lengths
+        texts: list[list[str]] = [*self.candidates, *chain.from_iterable(self.references)]
+        if any("\xa0" in word for word in set(chain.from_iterable(texts))):
+            texts = [" ".join(words).split() for words in texts]
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        return _number(chain.from_iterable(texts), int(lengths.sum())), lengths
 
     @property
     def candidate_lengths(self) -> Ints:

@@ -30,12 +30,13 @@ from polyptych.evaluation.metrics.ngrams import Corpus
 
 _BETA = 1.2
 _EPSILON = 1e-8
+_NO_WORDS = [""]  # both originals see a text without words as one empty word
 
 Floats = NDArray[np.float64]
 
 
 def rouge_l_coco(corpus: Corpus) -> tuple[float, Floats]:
-    """Mean and ``(items,)`` values of the COCO flavor, between 0 and 1."""
+    """Mean and ``(items,)`` values of the COCO flavor, between 0 and 1; texts are word lists."""
     values = map(_coco_f, corpus.candidates, corpus.references)
     per_item = np.fromiter(values, dtype=np.float64, count=len(corpus))
     return float(per_item.mean()), per_item
@@ -43,6 +44,8 @@ def rouge_l_coco(corpus: Corpus) -> tuple[float, Floats]:
 
 def rouge_l_package(corpus: Corpus) -> tuple[float, Floats]:
     """Mean and ``(items,)`` values of the ``rouge`` package's flavor, between 0 and 1.
+
+    Texts are what ``split_sentences`` makes of them.
 
     Raises:
         PolyptychError: A reference without words.
@@ -56,13 +59,12 @@ def rouge_l_package(corpus: Corpus) -> tuple[float, Floats]:
     return float(per_item.mean()), per_item
 
 
-def _coco_f(candidate: str, references: Sequence[str]) -> float:
-    # split(" "), not split(): a text without words is one empty word here, as in the original.
-    words = candidate.split(" ")
+def _coco_f(words: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    words = words or _NO_WORDS
     places = _places(words)
     precision = recall = 0.0
     for reference in references:
-        reference_words = reference.split(" ")
+        reference_words = reference or _NO_WORDS
         common = _lcs_length(places, len(words), reference_words)
         precision = max(precision, common / len(words))
         recall = max(recall, common / len(reference_words))
@@ -96,10 +98,16 @@ def _lcs_length(places: dict[str, int], length: int, other: Sequence[str]) -> in
     return length - row.bit_count()
 
 
-def _package_f(candidate: str, reference: str) -> float:
-    candidate_sentences, reference_sentences = _sentences(candidate), _sentences(reference)
+def split_sentences(text: str) -> list[list[str]]:
+    """Words of each sentence, for ``rouge_l_package``; every period ends a sentence."""
+    return [part.split() or _NO_WORDS for part in text.split(".") if part]
+
+
+def _package_f(
+    candidate_sentences: Sequence[Sequence[str]], reference_sentences: Sequence[Sequence[str]]
+) -> float:
     if not reference_sentences:
-        raise PolyptychError(f"rouge_l[rouge] needs words in every reference, not {reference!r}")
+        raise PolyptychError("ROUGE-L of the rouge package needs words in every reference")
     if not candidate_sentences:
         return 0.0
     shared: set[str] = set()
@@ -109,10 +117,6 @@ def _package_f(candidate: str, reference: str) -> float:
     recall = len(shared) / len(set().union(*reference_sentences))
     precision = len(shared) / len(set().union(*candidate_sentences))
     return 2.0 * (precision * recall / (precision + recall + _EPSILON))
-
-
-def _sentences(text: str) -> list[list[str]]:
-    return [part.split() or [""] for part in text.split(".") if part]
 
 
 def _lcs_words(first: Sequence[str], second: Sequence[str]) -> set[str]:
