@@ -147,7 +147,8 @@ def _our_name(name: str) -> str | None:
 
 
 def _fuse_qkv_bias(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
-    fused, halves = {}, {}
+    fused: StateDict = {}
+    halves: dict[str, StateDict] = {}
     for name, tensor in state_dict.items():
         match = _QKV_BIAS.fullmatch(name)
         if match is None:
@@ -272,16 +273,18 @@ def convert_checkpoint(
 
     Args:
         out: Folder to write; a half-written one is never left under this name.
-        parts: Files or folders, base first; the last one has to hold SAM's six tensors. For
-            instance the EVA file, a Vicuna folder, InstructBLIP's file, SAM's file; or a Hugging
-            Face InstructBLIP folder and SAM's file.
-        config: Sizes; its ``guidance`` has to be ``released``.
+        parts: Files or folders, base first. For instance the EVA file, a Vicuna folder,
+            InstructBLIP's file, SAM's file; or a Hugging Face InstructBLIP folder and SAM's file.
+        config: Sizes. With ``guidance`` ``released`` the last part has to hold SAM's six tensors;
+            ``off`` makes the base that SAM starts from, without them.
         processor: Saved beside the weights.
 
     Raises:
         PolyptychError: If something is missing, unexpected, of another shape, or no SAM checkpoint.
     """
     out = Path(out)
+    if config.guidance == "paper":
+        raise PolyptychError("guidance 'paper' has no published weights; take 'released' or 'off'")
     if out.exists():
         raise PolyptychError(f"{out}: exists already")
     converted = []
@@ -289,7 +292,8 @@ def convert_checkpoint(
         weights = _read_blocks_only(read_weights(part), config.vision_config.num_hidden_layers)
         weights = convert_released(weights, source=str(part))
         converted.append(_with_pad_rows(weights, config.text_config.vocab_size))
-    require_sam(converted[-1], source=str(parts[-1]))
+    if config.guidance == "released":
+        require_sam(converted[-1], source=str(parts[-1]))
     with torch.device("meta"):
         wanted = PolyptychSamForConditionalGeneration(config).state_dict()
     merged = overlay(converted, wanted, source=" + ".join(Path(part).name for part in parts))

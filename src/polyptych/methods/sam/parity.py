@@ -27,14 +27,17 @@ from polyptych.errors import PolyptychError
 from polyptych.methods.sam.conversion import convert_released, overlay
 from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
 from polyptych.methods.sam.released import (
-    ReleasedGeneration,
     freeze_to_released,
     rank_candidates,
     released_batch,
-    released_generate,
+    released_image_processor,
     released_language_tokenizer,
     released_processor,
     released_qformer_tokenizer,
+)
+from polyptych.methods.sam.released_generation import (
+    ReleasedGeneration,
+    released_generate,
     released_texts,
 )
 from polyptych.models.processor import PolyptychProcessor
@@ -254,11 +257,10 @@ def _as_bytes(texts: list[str]) -> Tensor:
 def preprocessing(golden: Golden) -> Values:
     """Picture -> pixel values at both golden sizes, by the saved image processor."""
     picture = Image.fromarray(golden.values["preprocess.image_uint8_hwc"].numpy())
-    tokenizers = golden.asking.tokenizer, golden.asking.qformer_tokenizer
     return {
-        f"preprocess.eval_{size}": released_processor(*tokenizers, image_size=size).pixels(
-            [picture]
-        )[0]
+        f"preprocess.eval_{size}": released_image_processor(size)([picture], return_tensors="pt")[
+            "pixel_values"
+        ][0]
         for size in (28, 224)
     }
 
@@ -319,8 +321,6 @@ def gradients(golden: Golden) -> Values:
     """Of the loss, by the six tensors that the published setting trains."""
     model = copy.deepcopy(golden.model)
     trained = freeze_to_released(model)
-    model(**golden.training_batch()).loss.backward()
-    parameters = dict(model.named_parameters())
     names = {
         name: next(iter(convert_released({name.removeprefix("grad."): value})))
         for name, value in golden.values.items()
@@ -328,16 +328,18 @@ def gradients(golden: Golden) -> Values:
     }
     if set(names.values()) != set(trained):
         raise PolyptychError(f"golden gradients are of {sorted(names.values())}, ours of {trained}")
-    return {name: parameters[ours].grad for name, ours in names.items()}
+    loss = model(**golden.training_batch()).loss
+    wanted = [model.get_parameter(ours) for ours in names.values()]
+    return dict(zip(names, torch.autograd.grad(loss, wanted), strict=True))
 
 
 @torch.no_grad()
 def zero_init(golden: Golden) -> Values:
     """Exchange layers at zero: every image is encoded on its own."""
     model = copy.deepcopy(golden.model)
-    for layer in (model.connector.guidance.query_to_w, model.connector.guidance.w_to_query):
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.zeros_(layer.bias)
+    for layer in ("query_to_w", "w_to_query"):
+        for parameter in model.get_submodule(f"connector.guidance.{layer}").parameters():
+            parameter.zero_()
     outputs = model(**golden.training_batch(), return_intermediates=True)
     tokens = outputs.intermediates["visual_tokens"]
     tokens = tokens.unflatten(0, (-1, golden.asking.tokens_per_image))
