@@ -90,7 +90,7 @@ class Pen:
         pixels = np.asarray(sprite).astype(np.float32)
         rows = np.linspace(0, 1, pixels.shape[0], dtype=np.float32)[:, None]
         columns = np.linspace(0, 1, pixels.shape[1], dtype=np.float32)[None, :]
-        light = 1.05 - 0.11 * rows - 0.05 * columns
+        light = 1.04 - 0.08 * rows - 0.04 * columns
         pixels[..., :3] *= light[..., None]
         return Image.fromarray(pixels.clip(0, 255).astype(np.uint8), "RGBA")
 

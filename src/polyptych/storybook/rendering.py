@@ -24,7 +24,7 @@ from polyptych.storybook.vocabulary import COLORS, KINDS, PERSON, SIZES, Person
 BACKGROUND = -1
 """Value of the mask where no thing is visible."""
 
-_SHADE = 0.13  # strongest change of brightness by a view
+_SHADE = 0.1  # strongest change of brightness by a view
 _SHADOW = 0.32  # opacity under a thing
 _SHADOW_COLOR = (58, 48, 72)
 _HEADROOM = 1.5  # kept sprites have at least this many pixels for each one shown

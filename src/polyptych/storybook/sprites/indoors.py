@@ -221,8 +221,8 @@ def mitten(pen: Pen, c: Tint) -> None:
 
 def hammer(pen: Pen, c: Tint) -> None:
     """A steel head on a colored handle."""
-    pen.box(35, 26, 52, 107, c.base, radius=6)
-    pen.line([(41, 46), (41, 92)], c.light, 5)
+    pen.box(29, 26, 55, 107, c.base, radius=9)
+    pen.line([(37, 46), (37, 94)], c.light, 4)
     pen.poly([(58, 8), (74, 10), (83, 30), (80, 38), (66, 30), (58, 34)], _STEEL)
     pen.box(4, 4, 24, 38, _STEEL, radius=4)
     pen.box(20, 8, 60, 34, _STEEL, radius=3)

@@ -144,21 +144,15 @@ def tent(pen: Pen, c: Tint) -> None:
 
 def lighthouse(pen: Pen, c: Tint) -> None:
     """A banded tower with a lamp."""
-    pen.poly([(19, 42), (46, 42), (56, 142), (9, 142)], c.base)
-    for top, spread in ((62, 2.2), (100, 5.9)):
-        pen.poly(
-            [
-                (19 - spread, top),
-                (46 + spread, top),
-                (48 + spread, top + 18),
-                (17 - spread, top + 18),
-            ],
-            CREAM if c.base[2] < 235 else METAL,
-        )
+    pen.poly([(17, 42), (48, 42), (61, 142), (4, 142)], c.base)
+    band = CREAM if c.base[2] < 235 else METAL
+    for top, bottom in ((62, 80), (100, 118)):
+        left, right = (17 - 0.13 * (top - 42), 48 + 0.13 * (top - 42))
+        pen.poly([(left, top), (right, top), (right + 2.4, bottom), (left - 2.4, bottom)], band)
     pen.box(25, 122, 40, 142, WOOD)
-    pen.box(19, 20, 46, 42, GOLD)
-    pen.box(12, 38, 53, 46, DARK)
-    pen.poly([(32, 3), (52, 22), (13, 22)], c.dark)
+    pen.box(18, 20, 47, 42, GOLD)
+    pen.box(10, 38, 55, 47, DARK)
+    pen.poly([(32, 3), (54, 22), (11, 22)], c.dark)
 
 
 def windmill(pen: Pen, c: Tint) -> None:
