@@ -55,8 +55,7 @@ def name_accuracy(text: str, metadata: Mapping[str, Any]) -> float:
 
 def name_f1(text: str, metadata: Mapping[str, Any]) -> float:
     """F1 of the set of names in the text against the true one: credit for one of two."""
-    said, true = mentioned_names(text), set(metadata["names"])
-    return 2 * len(said & true) / (len(said) + len(true))
+    return _f1(mentioned_names(text), set(metadata["names"]))
 
 
 def story_accuracy(text: str, metadata: Mapping[str, Any]) -> float:
@@ -65,11 +64,14 @@ def story_accuracy(text: str, metadata: Mapping[str, Any]) -> float:
     return float(right_acts and place_correct(text, metadata))
 
 
-def act_accuracy(text: str, metadata: Mapping[str, Any]) -> float:
-    """Share of the true acts that the text tells, whoever does them."""
-    said = set(mentioned_acts(text).values())
-    true = set(metadata["acts"].values())
-    return len(said & true) / len(true)
+def act_f1(text: str, metadata: Mapping[str, Any]) -> float:
+    """F1 of the set of acts in the text against the true one, whoever does them."""
+    acts = {act for act in mentioned_acts(text).values() if act is not None}
+    return _f1(acts, set(metadata["acts"].values()))
+
+
+def _f1(said: set[str], true: set[str]) -> float:
+    return 2 * len(said & true) / (len(said) + len(true))
 
 
 def place_correct(text: str, metadata: Mapping[str, Any]) -> bool:
@@ -193,7 +195,7 @@ _HUE = _any_of(COLORS)
 _KIND = re.compile(rf"\b(?:({_HUE}) )?({_THING})\b")
 _CATEGORY = re.compile(rf"\b({_any_of(_CATEGORY_WORDS)})\b")
 _RELATION = re.compile(
-    rf"\b({_THING}) (?:(?:is|are|stands|lies) )?({_any_of(RELATIONS)}) "
+    rf"\b({_THING}) (?:(?:is|are|stands?|lies?|sits?) )?({_any_of(RELATIONS)}) "
     rf"(?=(?:(?:{_HUE}) )?({_THING})\b)"
 )
 _CHARACTER = re.compile(
