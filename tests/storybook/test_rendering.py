@@ -153,7 +153,6 @@ def test_larger_pictures_show_the_same_scene_in_more_detail() -> None:
     small, large = draw(scene, 96), draw(scene, 384)
     shrunk = np.asarray(large.resize((96, 96), Image.Resampling.BOX)).astype(int)
     assert np.abs(shrunk - np.asarray(small)).mean() < 12
-    blown_up = np.asarray(small.resize((384, 384), Image.Resampling.BICUBIC)).astype(float)
     sharp, blurred = (
         (np.abs(np.diff(np.asarray(image).astype(int), axis=1)).max(axis=-1) > 60).mean()
         for image in (large, small.resize((384, 384), Image.Resampling.BICUBIC))

@@ -183,7 +183,7 @@ def test_fillers_obey_allow_and_are_no_twins() -> None:
         ({"include": [ThingSpec(kind="cat")], "relation": (0, "on", 1)}, "needs two of 1"),
         (
             {"include": [ThingSpec(kind="castle"), ThingSpec("cup")], "relation": (0, "on", 1)},
-            "cannot stand in relation",
+            "cannot be drawn",
         ),
         ({"include": [ThingSpec(size="large", category="building")] * 30}, "no room for 30"),
     ],

@@ -145,7 +145,7 @@ def sample_scene(
     """
     _check_request(split, place, include, relation)
     for _ in range(_MOST_ATTEMPTS):
-        drafts = _choose_included(rng, split, include, relation)
+        drafts = _choose_included(rng, include, relation)
         total = max(len(drafts), count if isinstance(count, int) else rng.randint(*count))
         chosen_place = place or rng.choice(tuple(PLACES))
         layout = Layout(rng, PLACES[chosen_place].horizon)
@@ -221,10 +221,7 @@ def _check_pair(split: Split, kind: str, color: str) -> None:
 
 
 def _choose_included(
-    rng: random.Random,
-    split: Split,
-    include: Sequence[ThingSpec],
-    relation: tuple[int, str, int] | None,
+    rng: random.Random, include: Sequence[ThingSpec], relation: tuple[int, str, int] | None
 ) -> list[_Draft]:
     """Fills every gap of the requirements, such that the relation can be drawn."""
     for _ in range(_MOST_ATTEMPTS * 4):
@@ -232,14 +229,14 @@ def _choose_included(
         for index, spec in enumerate(include):
             role = None if relation is None else _role(index, relation)
             drafts.append(_choose(rng, spec, role, drafts))
-        if relation is None:
+        if relation is None or _can_be_drawn(drafts, relation):
             return drafts
-        subject, predicate, other = (drafts[relation[0]], relation[1], drafts[relation[2]])
-        if can_relate(subject.kind, predicate, other.kind):
-            return drafts
-    raise PolyptychError(
-        f"{include[relation[0]]} cannot stand in relation {relation[1]!r} to {include[relation[2]]}"  # type: ignore[index]
-    )
+    raise PolyptychError(f"relation {relation} cannot be drawn between {tuple(include)}")
+
+
+def _can_be_drawn(drafts: Sequence[_Draft], relation: tuple[int, str, int]) -> bool:
+    subject, predicate, other = relation
+    return can_relate(drafts[subject].kind, predicate, drafts[other].kind)
 
 
 def _role(index: int, relation: tuple[int, str, int]) -> str | None:
