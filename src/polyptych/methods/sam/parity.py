@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from polyptych.errors import PolyptychError
+from polyptych.files import write_aside
 from polyptych.methods.sam.conversion import convert_released, overlay
 from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
 from polyptych.methods.sam.released import (
@@ -131,7 +133,8 @@ def run(
     ):
         ours.update(stage(golden))
     if dump is not None:
-        save_file({name: value.contiguous() for name, value in ours.items()}, str(dump))
+        with write_aside(dump, binary=True) as file:
+            file.write(save({name: value.contiguous() for name, value in ours.items()}))
     return ParityReport(
         tuple(_compare(name, golden, ours.get(name), tolerance) for name in golden.values)
     )
@@ -198,7 +201,7 @@ def read_golden(directory: Path, case: str) -> Golden:
         weights = load_file(directory / f"{case}_state_dict.safetensors")
         pictures = load_file(directory / "preprocess.safetensors")
         config = cases[case]
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, SafetensorError, json.JSONDecodeError) as error:
         raise PolyptychError(
             f"{directory}: no golden case {case!r} of SAM here: {error}"
         ) from error

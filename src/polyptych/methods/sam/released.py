@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import BertTokenizer, LlamaTokenizer
+from transformers import BertTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from polyptych.data.collation import Collator
@@ -35,18 +35,23 @@ def freeze_to_released(model: PolyptychSamForConditionalGeneration) -> list[str]
     return select_trainable(model, RELEASED_TRAINABLE)
 
 
-def released_language_tokenizer(folder: str | Path) -> LlamaTokenizer:
+def released_language_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """Vicuna's tokenizer as the published code sets it up: ``</s>`` (2) is also bos, ``[PAD]`` new.
 
     A piece outside the vocabulary is id 0. (The published code renames the unknown token to
     ``</s>`` as well, but SentencePiece goes on giving id 0.)
     """
-    tokenizer = LlamaTokenizer.from_pretrained(
-        folder, bos_token="</s>", eos_token="</s>", unk_token="<unk>", pad_token="[PAD]"
-    )
+    special = {
+        "bos_token": "</s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "[PAD]",
+    }
+    backend = LlamaTokenizer.from_pretrained(folder, **special).backend_tokenizer
     # transformers leaves this unset, and then drops unknown pieces; Vicuna's own has byte fallback.
-    tokenizer.backend_tokenizer.model.unk_token = "<unk>"
-    return tokenizer
+    # LlamaTokenizer would forget it again when it is loaded, so the plain class holds the result.
+    backend.model.unk_token = "<unk>"
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
 
 def released_qformer_tokenizer(folder: str | Path) -> BertTokenizer:
@@ -64,7 +69,7 @@ def released_image_processor(image_size: int = 224) -> BlipImageProcessorPil:
 
 
 def released_processor(
-    language_tokenizer: LlamaTokenizer,
+    language_tokenizer: PreTrainedTokenizerFast,
     qformer_tokenizer: BertTokenizer,
     *,
     image_size: int = 224,
