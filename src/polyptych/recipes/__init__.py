@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from polyptych.errors import PolyptychError
+from polyptych.training.recipe import Recipe, read_recipe
 
-if TYPE_CHECKING:
-    from polyptych.training.recipe import Recipe
+__all__ = ["Recipe", "load_recipe", "recipe_names"]
 
 
 def recipe_names() -> list[str]:
@@ -27,8 +26,6 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     Raises:
         PolyptychError: If there is no such recipe, or the file defines none.
     """
-    from polyptych.training.recipe import Recipe, read_recipe
-
     path = Path(name_or_path)
     if path.suffix == ".json":
         return read_recipe(path)

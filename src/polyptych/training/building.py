@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -15,14 +15,24 @@ from transformers import (
     AutoProcessor,
     PreTrainedModel,
 )
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from polyptych.errors import PolyptychError
-from polyptych.models.checkpoint import load_model, resolve
+from polyptych.language.tokenizer import train_tokenizer
+from polyptych.models.blip2 import PolyptychBlip2Config
+from polyptych.models.checkpoint import first_line, load_model, resolve
+from polyptych.models.processor import PolyptychProcessor
 from polyptych.training.recipe import ModelRecipe
 
 
-def build_model(recipe: ModelRecipe) -> tuple[PreTrainedModel, Any]:
+def build_model(
+    recipe: ModelRecipe, texts: Callable[[], Iterable[str]]
+) -> tuple[PreTrainedModel, PolyptychProcessor]:
     """The model and its processor.
+
+    Args:
+        recipe: Where training starts.
+        texts: The training sets' words, for a tokenizer of one's own.
 
     Raises:
         PolyptychError: If neither checkpoint nor config is given, no processor is found, or weights
@@ -30,40 +40,70 @@ def build_model(recipe: ModelRecipe) -> tuple[PreTrainedModel, Any]:
     """
     if recipe.checkpoint is not None and not recipe.config:
         model, processor = load_model(recipe.checkpoint)
+    elif recipe.checkpoint is not None or recipe.processor is not None:
+        processor = AutoProcessor.from_pretrained(resolve(recipe.processor or recipe.checkpoint))
+        model = _from_config(recipe, recipe.config)
     else:
-        model, processor = _from_config(recipe), None
-    if recipe.processor is not None or processor is None:
-        source = recipe.processor or recipe.checkpoint
-        if source is None:
-            raise PolyptychError("recipe: model.processor is needed where there is no checkpoint")
-        processor = AutoProcessor.from_pretrained(resolve(source))
+        processor, config = _new_processor(recipe, texts)
+        model = _from_config(recipe, config)
     for part, source in recipe.parts.items():
         load_part(model, part, source)
     return model, processor
 
 
-def _from_config(recipe: ModelRecipe) -> PreTrainedModel:
-    """A model of the recipe's config; weights of the checkpoint, if any, wherever they fit."""
+def _new_processor(
+    recipe: ModelRecipe, texts: Callable[[], Iterable[str]]
+) -> tuple[PolyptychProcessor, dict[str, Any]]:
+    """A processor for a model that starts from nothing, and the config with its token ids."""
+    if recipe.tokenizer_size is None:
+        raise PolyptychError("recipe: model needs a checkpoint, a processor or a tokenizer_size")
+    config = PolyptychBlip2Config(**_without_type(recipe.config))
+    side = config.vision_config.image_size
+    tokenizer = train_tokenizer(texts(), recipe.tokenizer_size)
+    processor = PolyptychProcessor(
+        BlipImageProcessorPil(size={"height": side, "width": side}),
+        tokenizer,
+        **{"tokens_per_image": config.num_query_tokens, **recipe.layout},
+    )
+    ids = {
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    vocabulary = {"vocab_size": len(tokenizer)}
+    added = {
+        "text_config": {**vocabulary, **ids},
+        "qformer_config": vocabulary,
+        "image_token_id": processor.image_token_id,
+    }
+    return processor, _merged(recipe.config, added)
+
+
+def _from_config(recipe: ModelRecipe, changes: dict[str, Any]) -> PreTrainedModel:
+    """A model of the changed config; weights of the checkpoint, if any, wherever they fit."""
     base: dict[str, Any] = {}
     weights: dict[str, Tensor] = {}
     if recipe.checkpoint is not None:
         folder = Path(resolve(recipe.checkpoint))
         base = AutoConfig.from_pretrained(folder).to_dict()
         weights = _read_weights(folder)
-    fields = _merged(base, recipe.config)
+    fields = _merged(base, changes)
     if "model_type" not in fields:
         raise PolyptychError("recipe: model.config needs a model_type where there is no checkpoint")
     for name in ("architectures", "transformers_version", "_name_or_path"):
         fields.pop(name, None)
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    config = AutoConfig.for_model(fields["model_type"], **_without_type(fields))
     model = AutoModelForImageTextToText.from_config(config)
-    lost = model.load_state_dict(weights, strict=False).unexpected_keys
+    try:
+        lost = model.load_state_dict(weights, strict=False).unexpected_keys
+    except RuntimeError as error:
+        raise PolyptychError(
+            f"{recipe.checkpoint}: weights do not fit: {first_line(error)}"
+        ) from error
     if lost:
         raise PolyptychError(
             f"{recipe.checkpoint}: {len(lost)} weights have no place in a {config.model_type} "
             f"with these changes: {', '.join(lost[:5])}"
         )
-    return model
+    return model.eval()
 
 
 def load_part(model: PreTrainedModel, part: str, source: str) -> None:
@@ -106,10 +146,14 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     if not files:
         raise PolyptychError(f"{folder}: no weights (*.safetensors) here")
     return {
-        name: value.to(torch.float32) if value.is_floating_point() else value
+        name: value.float() if value.is_floating_point() else value
         for file in files
         for name, value in load_file(file).items()
     }
+
+
+def _without_type(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != "model_type"}
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

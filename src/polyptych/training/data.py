@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from polyptych.data.dataset import ExampleDataset, LoadedExample, mixture
+from polyptych.data.dataset import ExampleDataset, LoadedExample, Mixture, mixture
 from polyptych.errors import PolyptychError
 from polyptych.schema import Example, ImageRef
 from polyptych.training.recipe import DataSource, Recipe
@@ -41,15 +40,16 @@ class TrainingData:
         self.recipe = recipe
         transform = _trainable_single if recipe.stage == "align" else _trainable
         sources = recipe.data.train
+        weights: list[float | None] = [None]
         if train is not None:
-            self.sets, weights = [_dataset(train, transform)], [None]
+            self.sets = [_dataset(train, transform)]
         else:
             self.sets = [_dataset(_limited(source), transform) for source in sources]
             weights = [source.weight for source in sources]
         self.train_size = sum(map(len, self.sets))
         if not self.train_size:
             raise PolyptychError(f"recipe {recipe.name}: 0 examples to learn from")
-        self.train: Dataset[Example] = mixture(
+        self.train: Mixture = mixture(
             self.sets,
             _shares(weights, [len(examples) for examples in self.sets]),
             seed=recipe.seed,
@@ -66,6 +66,12 @@ class TrainingData:
             "train": [_fingerprint(examples) for examples in self.sets],
             "validation": _fingerprint(_dataset(self.validation, _trainable)),
         }
+
+    def texts(self) -> Iterator[str]:
+        """All words of the training sets, for a tokenizer of one's own."""
+        for examples in self.sets:
+            for index in range(len(examples)):
+                yield from (message.text for message in examples.example(index).messages)
 
     def features(self, model: PreTrainedModel, processor: Any) -> FeatureCache | None:
         """The recipe's feature cache with every image of the run in it; None where it has none.

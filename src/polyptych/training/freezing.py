@@ -20,10 +20,13 @@ from polyptych.errors import PolyptychError
 def matches(name: str, pattern: str) -> bool:
     """Whether a parameter name falls under a pattern.
 
-    ``guidance`` matches ``connector.guidance.scale``: whole dotted pieces anywhere in the name.
-    ``*.norm.weight`` is a glob over the whole name.
+    ``connector`` and ``connector.guidance`` match by their beginning; so does ``guidance``, with
+    the part's own name left out. ``*.norm.weight`` is a glob over the whole name.
     """
-    return f".{pattern}." in f".{name}." or fnmatchcase(name, pattern)
+    inner = name.partition(".")[2]
+    return f"{name}.".startswith(f"{pattern}.") or (
+        f"{inner}.".startswith(f"{pattern}.") or fnmatchcase(name, pattern)
+    )
 
 
 def select_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:

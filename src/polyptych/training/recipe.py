@@ -34,6 +34,12 @@ class ModelRecipe(_Part):
     weights are taken from. ``language_model`` also takes any causal LM of transformers."""
     processor: str | None = None
     """Folder of the processor where the checkpoint has none."""
+    tokenizer_size: int | None = Field(default=None, gt=4)
+    """Without checkpoint and processor: train a tokenizer of so many tokens on the training sets'
+    words."""
+    layout: dict[str, Any] = Field(default_factory=dict)
+    """Row layout of a processor made here: fields of
+    :class:`polyptych.data.tokenization.TokenizationSettings`."""
 
 
 class DataSource(_Part):
@@ -113,9 +119,10 @@ class Recipe(_Part):
     model: ModelRecipe = ModelRecipe()
     """Where training starts."""
     trainable: tuple[str, ...] = ("connector",)
-    """Patterns of what is trained; everything else is frozen. A pattern is a dotted piece of a
-    parameter name (``connector``, ``guidance``, ``language_model.model.layers.0``) or a glob over
-    the whole name; one that starts with ``!`` takes back what earlier ones chose."""
+    """Patterns of what is trained; everything else is frozen. A pattern is the beginning of a
+    parameter name in whole dotted pieces (``connector``, ``language_model.model.layers.0``), also
+    without the part it lies in (``guidance``), or a glob over the whole name; one that starts with
+    ``!`` takes back what earlier ones chose."""
     data: DataRecipe = DataRecipe()
     """What is learned from."""
     optimizer: OptimizerRecipe = OptimizerRecipe()
@@ -163,7 +170,7 @@ class Recipe(_Part):
             if not equals:
                 raise PolyptychError(f"override {override!r} is no FIELD=VALUE")
             *parents, last = path.strip().split(".")
-            place = values
+            place: Any = values
             for parent in parents:
                 place = place.get(parent) if isinstance(place, dict) else None
             if not isinstance(place, dict):

@@ -27,7 +27,7 @@ from polyptych.errors import PolyptychError
 from polyptych.files import write_aside
 from polyptych.training.recipe import Recipe
 
-COMPLETE = "complete"
+_COMPLETE = "complete"
 """Written into a checkpoint after everything else: without it, the checkpoint is half-written."""
 
 _PACKAGES = ("polyptych", "torch", "transformers", "accelerate", "tokenizers", "numpy")
@@ -82,8 +82,16 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path | None:
         """The complete checkpoint of the latest step."""
-        complete = [marker.parent for marker in self.checkpoints.glob(f"checkpoint-*/{COMPLETE}")]
+        complete = [marker.parent for marker in self.checkpoints.glob(f"checkpoint-*/{_COMPLETE}")]
         return max(complete, key=lambda folder: int(folder.name.split("-")[1]), default=None)
+
+    def complete_checkpoint(self, step: int) -> None:
+        """Mark a checkpoint as whole; only now the ones before it are no longer needed."""
+        whole = self.checkpoints / f"checkpoint-{step}"
+        (whole / _COMPLETE).touch()
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            if folder != whole:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def save_model(
         self, target: Path, model: PreTrainedModel, processor: Any, notes: dict[str, Any]

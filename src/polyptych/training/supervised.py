@@ -8,7 +8,7 @@ the same batches), checkpoints that hold only what changes, and selection by gen
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,13 @@ from polyptych.training.data import TrainingData
 from polyptych.training.freezing import (
     checkpoint_frozen_layers,
     frozen_modules,
-    matches,
     select_trainable,
     set_to_eval,
 )
-from polyptych.training.recipe import OptimizerRecipe, Recipe
-from polyptych.training.run_folder import COMPLETE, RunFolder
+from polyptych.training.optimization import parameter_groups
+from polyptych.training.recipe import Recipe
+from polyptych.training.run_folder import RunFolder
+from polyptych.training.summary import summary
 from polyptych.training.tracking import Tracker
 from polyptych.training.validation import Validation
 
@@ -100,13 +101,13 @@ def train(
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     set_seed(recipe.seed)
+    data = TrainingData(recipe, train_examples, validation_examples)
     if model is None:
-        model, processor = build_model(recipe.model)
+        model, processor = build_model(recipe.model, data.texts)
     elif processor is None:
         raise PolyptychError("a model was given without its processor")
     micro, accumulation = batch_split(recipe, PartialState().num_processes)
     select_trainable(model, recipe.trainable)
-    data = TrainingData(recipe, train_examples, validation_examples)
     folder = RunFolder(out)
     told = {"data": data.fingerprints, "model": _description(model)}
     checkpoint = folder.open(recipe, told, resume=resume)
@@ -168,7 +169,7 @@ class SupervisedTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.recipe, self.folder, self.tracker = recipe, folder, tracker
-        self.validation = validation
+        self.validation, self.learner = validation, model
         fields = dict(model.config.__dict__)
         super().__init__(
             model=model,
@@ -193,7 +194,7 @@ class SupervisedTrainer(Trainer):
         if self.optimizer is None:
             settings = self.recipe.optimizer
             self.optimizer = torch.optim.AdamW(
-                parameter_groups(model or self.model, settings),
+                parameter_groups(self.learner, settings),
                 lr=settings.learning_rate,
                 betas=settings.betas,
                 eps=settings.eps,
@@ -212,14 +213,14 @@ class SupervisedTrainer(Trainer):
         """Validate, log, and keep the model if it is the best so far."""
         assert self.validation is not None
         with self.tracker.paused():
-            metrics = self.validation(self.model)
+            metrics = self.validation(self.learner)
             step = self.state.global_step
             self.tracker.validated(step, metrics)
             best = self.folder.notes(self.folder.best)
             better = self.validation.is_better(metrics, best and best["validation"])
             if better and self.is_world_process_zero():
                 notes = {"name": self.recipe.name, "step": step, "validation": metrics}
-                self.folder.save_model(self.folder.best, self.model, self.processing_class, notes)
+                self.folder.save_model(self.folder.best, self.learner, self.processing_class, notes)
         prefixed = {f"eval_{name}": value for name, value in metrics.items()}
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, prefixed
@@ -232,8 +233,7 @@ class SupervisedTrainer(Trainer):
         with self.tracker.paused():
             try:
                 super()._save_checkpoint(*args, **kwargs)
-                name = f"checkpoint-{self.state.global_step}"
-                (self.folder.checkpoints / name / COMPLETE).touch()
+                self.folder.complete_checkpoint(self.state.global_step)
             except OSError as error:
                 where = self.folder.checkpoints
                 raise PolyptychError(f"cannot save {where}: {error.strerror or error}") from error
@@ -241,11 +241,11 @@ class SupervisedTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.folder.checkpoints)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_trained(self.model), folder / _WEIGHTS)
+        save_file(_trained(self.learner), folder / _WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         path = Path(resume_from_checkpoint) / _WEIGHTS
-        saved, trained = load_file(path), _trained(model or self.model)
+        saved, trained = load_file(path), _trained(self.learner)
         if saved.keys() != trained.keys():
             names = sorted(saved.keys() ^ trained.keys())
             raise PolyptychError(f"{path}: {len(names)} weights do not fit: {', '.join(names[:5])}")
@@ -278,70 +278,6 @@ def batch_split(recipe: Recipe, processes: int) -> tuple[int, int]:
     return micro, whole // (micro * processes)
 
 
-def parameter_groups(model: nn.Module, settings: OptimizerRecipe) -> list[dict[str, Any]]:
-    """Trained parameters by learning rate and weight decay; vectors (norms, biases) do not decay.
-
-    Raises:
-        PolyptychError: If a multiplier's pattern matches nothing that is trained.
-    """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    used: set[str] = set()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        factor = 1.0
-        for pattern, value in settings.learning_rate_multipliers.items():
-            if matches(name, pattern):
-                factor = value
-                used.add(pattern)
-        decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
-        groups.setdefault((factor, decay), []).append(parameter)
-    unused = settings.learning_rate_multipliers.keys() - used
-    if unused:
-        raise PolyptychError(
-            f"optimizer.learning_rate_multipliers: {sorted(unused)[0]!r} matches 0 trained "
-            "parameters"
-        )
-    return [
-        {"params": parameters, "lr": settings.learning_rate * factor, "weight_decay": decay}
-        for (factor, decay), parameters in groups.items()
-    ]
-
-
-def summary(recipe: Recipe, model: nn.Module, data: TrainingData, collator: Collator) -> str:
-    """What is about to happen: parameters by part, steps, tokens and images per step, data."""
-    lines = [f"{recipe.name}: {recipe.stage}, {recipe.steps} steps, {recipe.precision}"]
-    parts = [*_parts(model), ("total", list(model.parameters()))]
-    for name, parameters in parts:
-        total = sum(p.numel() for p in parameters)
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
-        lines.append(f"  {name:<24} {total:>14,} parameters {trained:>14,} trained")
-    count = min(recipe.global_batch_size, len(data.train))
-    batch = collator([data.train[index] for index in range(count)])
-    tokens, images = int(batch["attention_mask"].sum()), int(batch["image_counts"].sum())
-    answers = int((batch["labels"] >= 0).sum())
-    lines.append(
-        f"  first step: {recipe.global_batch_size} examples, {images} images, {tokens} tokens, "
-        f"{answers} of them answers"
-    )
-    epochs = recipe.steps * recipe.global_batch_size / data.train_size
-    lines.append(
-        f"  data: {data.train_size} to learn from ({epochs:.1f} passes), "
-        f"{len(data.validation)} for validation"
-    )
-    return "\n".join(lines)
-
-
-def _parts(model: nn.Module) -> Iterable[tuple[str, list[nn.Parameter]]]:
-    """The model's parts, the connector's one level deeper (that is where methods live)."""
-    for name, child in model.named_children():
-        if name == "connector":
-            inner = ((f"{name}.{key}", part) for key, part in child.named_children())
-            yield from ((key, list(part.parameters())) for key, part in inner)
-        else:
-            yield name, list(child.parameters())
-
-
 def _description(model: PreTrainedModel) -> dict[str, Any]:
     config = json.loads(model.config.to_json_string(use_diff=False))
     for name in ("transformers_version", "_name_or_path"):
@@ -367,7 +303,6 @@ def _arguments(
         logging_steps=recipe.log_every,
         logging_nan_inf_filter=False,
         save_steps=recipe.save_every or recipe.steps,
-        save_total_limit=2,  # the one before stays until the newest is complete
         eval_strategy="steps" if validate else "no",
         eval_steps=recipe.validation.every or recipe.steps,
         dataloader_num_workers=recipe.data.workers,
@@ -391,8 +326,8 @@ def _finish(
         name=recipe.name,
         steps=recipe.steps,
         loss=tracker.last["loss"],
-        validation=best and best["validation"],
-        best_step=best and best["step"],
+        validation=best["validation"] if best else None,
+        best_step=best["step"] if best else None,
         seconds=tracker.last["seconds"],
         final=str(folder.final),
         best=str(folder.best) if best else None,

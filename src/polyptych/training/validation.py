@@ -86,7 +86,7 @@ class Validation:
     def _scores(self, model: PreTrainedModel) -> dict[str, float]:
         answers: list[str] = []
         for batch in self._batches(model, training=False):
-            sequences = model.generate(
+            sequences = model.generate(  # type: ignore[operator]
                 **batch,
                 max_new_tokens=self.settings.max_new_tokens,
                 do_sample=False,
