@@ -52,12 +52,17 @@ class _Commands(TyperGroup):
             _fail(line)
 
 
+_REPRODUCTIONS = ("sam",)
+
+
 def explain(error: Exception) -> str | None:
     """The one line for an error that a user caused; None for a bug, which keeps its traceback."""
     if isinstance(error, PolyptychError):
         return " ".join(str(error).splitlines())
     if isinstance(error, OSError) and error.errno in _USERS_OS_ERRORS:
         return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    if isinstance(error, OSError) and error.errno is None:  # transformers: no such model on the hub
+        return str(error).strip().splitlines()[0] if str(error).strip() else None
     if "No space left on device" in str(error):  # libraries report a full disk in their own types
         return "No space left on device"
     return None
@@ -121,6 +126,12 @@ def _device(name: str | None) -> str:
     return name
 
 
+def _load(model: str | None, device: str | None) -> tuple[Any, Any]:
+    from polyptych.models.checkpoint import load_model
+
+    return load_model(model, device=_device(device))
+
+
 def _decoding(default: Any, **chosen: Any) -> Any:
     """The default settings with what was chosen on the command line put in."""
     import dataclasses
@@ -164,22 +175,22 @@ def ask(
 
 
 @app.command(
-    epilog=example(
-        "polyptych train sam_storybook --out runs/sam --set optimizer.learning_rate=1e-3"
-    )
+    epilog=example("polyptych train sam_vicuna7b model.checkpoint=my_base/ --out runs/sam")
 )
 def train(
     recipe: Annotated[
         str, typer.Argument(help="Name of a recipe in polyptych.recipes, or a .py or .json file.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FIELD=VALUE", help="Values to change, read as JSON or text."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/NAME.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option(help="Go on with what the folder holds, or start again.")
     ] = True,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Change a value of the recipe."),
-    ] = None,
 ) -> None:
     """Train a model by a recipe.
 
@@ -188,9 +199,11 @@ def train(
     from polyptych.recipes import load_recipe
     from polyptych.training.supervised import train as run
 
-    chosen = load_recipe(recipe).with_overrides(override or [])
-    result = run(chosen, out=out, resume=resume, progress=True)
-    typer.echo(str(result))
+    chosen = load_recipe(recipe).with_overrides(overrides or [])
+    result = run(chosen, out=out or Path("runs", chosen.name), resume=resume, progress=True)
+    typer.echo(f"{result.steps} steps, loss {result.loss:.4f}; model in {result.final}")
+    if result.best is not None:
+        typer.echo(f"best on validation: step {result.best_step} in {result.best}")
 
 
 @app.command(epilog=example("polyptych generate test/records.jsonl --out predictions.jsonl"))
@@ -210,13 +223,12 @@ def generate(
     from polyptych.data.readers import read_examples
     from polyptych.evaluation import runner
     from polyptych.evaluation.task import GenerationSettings
-    from polyptych.models.checkpoint import load_model
 
     settings = _decoding(
         GenerationSettings(), num_beams=beams, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
     examples = list(read_examples(data))
-    loaded, processor = load_model(model, device=_device(device))
+    loaded, processor = _load(model, device)
     predictions = runner.generate(loaded, processor, examples, out, settings=settings)
     typer.echo(f"{len(predictions)} predictions in {out}")
 
@@ -240,13 +252,12 @@ def evaluate(
     Every score comes with its 95 % interval.
     """
     from polyptych.evaluation import runner
-    from polyptych.models.checkpoint import load_model
 
     chosen = _task(task, count)
     settings = _decoding(
         chosen.settings, num_beams=beams, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
-    loaded, processor = load_model(model, device=_device(device))
+    loaded, processor = _load(model, device)
     scores = runner.evaluate(loaded, processor, chosen, out, settings=settings)
     for score in scores:
         low, high = score.interval  # type: ignore[attr-defined]
@@ -315,34 +326,38 @@ def parity(
         raise typer.Exit(1)
 
 
-@app.command(epilog=example("polyptych reproduce sam --quick --out runs/reproduce"))
+@app.command(epilog=example("polyptych reproduce sam --quick"))
 def reproduce(
     method: Annotated[str, typer.Argument(help="The method: sam.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for runs and results.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for runs and results; default: runs/METHOD."),
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One seed only, for a first look.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed only: a first look.")] = False,
 ) -> None:
     """Repeat a method's comparison in the small.
 
     Finished runs are kept, so that it can be stopped and started again.
     """
-    home = Path(__file__).parent / "reproduce"
-    known = sorted(file.stem for file in home.glob("sam.py"))
-    if method not in known:
-        raise PolyptychError(f"no reproduction of {method!r}; known: {', '.join(known)}")
-    arguments = {} if out is None else {"out": out}
-    importlib.import_module(f"polyptych.reproduce.{method}").main(quick=quick, **arguments)
+    if method not in _REPRODUCTIONS:
+        known = ", ".join(_REPRODUCTIONS)
+        raise PolyptychError(f"no reproduction of {method!r}; known: {known}")
+    main = importlib.import_module(f"polyptych.reproduce.{method}").main
+    results = main(out or Path("runs", method), quick=quick)
+    typer.echo(f"results in {results}")
 
 
-@app.command(epilog=example("polyptych demo"))
-def demo() -> None:
+@app.command(epilog=example("polyptych demo --out demo --seed 7"))
+def demo(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the report.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Examples of each task.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed draws other examples.")] = None,
+) -> None:
     """Answer questions over drawn pictures and write a report."""
     from polyptych.serving.demo import main as run
 
-    run()
+    options: dict[str, Any] = {"out": out, "count": count, "seed": seed}
+    run(**{name: value for name, value in options.items() if value is not None})
 
 
 @app.command(epilog=example("polyptych doctor --model my_model/"))
@@ -413,12 +428,11 @@ def _processor(model: str | None) -> Any:
     from polyptych.models.checkpoint import resolve
 
     path = resolve(model)
-    try:
-        return AutoProcessor.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise PolyptychError(
-            f"{path}: no processor to show tokens with; name a model, or use --no-tokens"
-        ) from error
+    if Path(path).exists() and not Path(path, "processor_config.json").exists():
+        raise PolyptychError(f"{path}: no processor here (no processor_config.json)")
+    if not Path(path).exists() and path.count("/") != 1:  # no hub name either: ask no network
+        raise PolyptychError(f"{path}: no such model; name one with --model, or use --no-tokens")
+    return AutoProcessor.from_pretrained(path)
 
 
 @data_app.command(epilog=example("polyptych data check data/stories"))

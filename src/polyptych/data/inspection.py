@@ -29,6 +29,9 @@ TILE = 192
 COLUMNS = 4
 """Pictures in a row of the contact sheet."""
 
+METADATA_WIDTH = 160
+"""Letters of a metadata value that are shown."""
+
 _GAP = 8
 _CAPTION = 16
 
@@ -76,7 +79,7 @@ def describe(example: Example, processor: Any = None) -> str:
     lines += [f"choice     {choice}" for choice in example.choices]
     lines += [f"shot       {shot.id}: {len(shot.images)} image(s)" for shot in example.shots]
     lines += [
-        f"metadata   {key}: {json.dumps(value, ensure_ascii=False, default=str)}"
+        f"metadata   {key}: {_shortened(json.dumps(value, ensure_ascii=False, default=str))}"
         for key, value in example.metadata.items()
     ]
     if processor is not None:
@@ -90,6 +93,13 @@ def _image_lines(example: Example) -> Iterator[str]:
         image = load_image(ref, where=f"example {example.id!r}")
         source = ref.path or f"{len(ref.data or b'')} bytes in the record"
         yield f"image {number:<4} {image.width} x {image.height}  {source}"
+
+
+def _shortened(text: str) -> str:
+    """Scene graphs are long; what they are can be told from their beginning."""
+    return (
+        text if len(text) <= METADATA_WIDTH else f"{text[:METADATA_WIDTH]} … ({len(text)} letters)"
+    )
 
 
 def _content(message: Message) -> str:
