@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from statistics import mean
 
 import pytest
 
@@ -377,6 +378,19 @@ def test_existence_is_true_balanced_and_asked_twice(split: str) -> None:
     for first, second in zip(drawn[::2], drawn[1::2], strict=True):
         assert first.messages[0] == second.messages[0]
         assert first.metadata["answer"] != second.metadata["answer"]
+
+
+def test_existence_cannot_be_counted_out() -> None:
+    kinds: dict[str, list[int]] = {"yes": [], "no": []}
+    colors: dict[str, list[int]] = {"yes": [], "no": []}
+    for example in examples("existence", 400, pictures=(1, 1)):
+        truth, things = example.metadata, example.scenes[0].things
+        kinds[truth["answer"]].append(sum(t.kind == truth["kind"] for t in things))
+        colors[truth["answer"]].append(
+            sum(t.color == truth["color"] and t.person is None for t in things)
+        )
+    for counts in (kinds, colors):
+        assert abs(mean(counts["yes"]) - mean(counts["no"])) < 0.25
 
 
 @pytest.mark.parametrize("split", SPLITS)

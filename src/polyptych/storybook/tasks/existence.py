@@ -2,7 +2,8 @@
 
 Records come in pairs with the same question and different pictures, one answered yes and one no,
 so the question alone says nothing. All pictures show the kind in another color and the color on
-another kind, so finding both of them apart says nothing either.
+another kind; where the asked thing is missing, a second one of each stands for it, so neither
+finding nor counting kinds and colors apart from each other says anything.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def make_example(
     *,
     role: Answer | None = None,
     pictures: tuple[int, int] = (1, 3),
-    things: tuple[int, int] = (3, 8),
+    things: tuple[int, int] = (4, 8),
 ) -> StoryExample:
     """Draws a question about one colored kind and pictures that answer it.
 
@@ -76,9 +77,9 @@ def make_example(
     a_thing = with_article(thing)
     question = rng.choice(ONE_PICTURE if count == 1 else SEVERAL_PICTURES).format(a_thing)
     answer: Answer = rng.choice(ANSWERS) if role is None else role
-    shown_in = rng.randrange(count) if answer == "yes" else None
+    focus = rng.randrange(count)
     scenes = [
-        _draw_scene(rng, split, kind, color, shown=picture == shown_in, things=things)
+        _draw_scene(rng, split, kind, color, answer if picture == focus else None, things)
         for picture in range(count)
     ]
     prompt = numbered("Picture", scenes) if count > 1 else list(scenes)
@@ -97,18 +98,21 @@ def _draw_scene(
     split: Split,
     kind: str,
     color: str,
-    *,
-    shown: bool,
+    answer: Answer | None,
     things: tuple[int, int],
 ) -> Scene:
-    """A picture with both decoys, and with the colored kind itself if it is ``shown``."""
+    """A picture with decoys; in the one that has the answer, the thing itself or more of them."""
+    hues = [c for k, c in pairs_of("train") if k == kind and c != color]
+    kinds = [k for k, c in pairs_of("train") if c == color and k != kind]
 
     def draw() -> Scene:
-        hues = [c for k, c in pairs_of("train") if k == kind and c != color]
-        kinds = [k for k, c in pairs_of("train") if c == color and k != kind]
-        include = [ThingSpec(kind, rng.choice(hues)), ThingSpec(rng.choice(kinds), color)]
-        if shown:
+        in_other_color = [ThingSpec(kind, hue) for hue in rng.sample(hues, 2)]
+        of_other_kind = [ThingSpec(other, color) for other in rng.sample(kinds, 2)]
+        include = [in_other_color[0], of_other_kind[0]]
+        if answer == "yes":
             include.append(ThingSpec(kind, color))
+        elif answer == "no":
+            include += [in_other_color[1], of_other_kind[1]]
         return draw_scene(
             rng,
             split,

@@ -238,13 +238,15 @@ class _Group:
                 self.places[picture] = None if picture == gap else place
 
     def _include_relations(self) -> bool:
-        """Sometimes relates things, alike or not: a relation alone must not betray the factor."""
-        form = self.rng.choices(("none", "alike", "various"), (0.4, 0.3, 0.3))[0]
-        relation = self._draw_relation()
+        """Mostly relates things, alike or not: a relation alone must not betray the factor."""
+        form = self.rng.choices(("none", "alike", "various"), (0.2, 0.3, 0.5))[0]
+        alike = [self._draw_relation()]
         for picture in range(len(self.include)):
-            subject, predicate, other = relation if form == "alike" else self._draw_relation()
-            if form != "none" and not (self.lacks(picture, subject) or self.lacks(picture, other)):
-                self._relate(picture, subject, predicate, other)
+            options = alike if form == "alike" else [self._draw_relation() for _ in range(3)]
+            for subject, predicate, other in options if form != "none" else ():
+                if not (self.lacks(picture, subject) or self.lacks(picture, other)):
+                    self._relate(picture, subject, predicate, other)
+                    break
         return form != "none"
 
     def _draw_relation(self) -> tuple[str, str, str]:
