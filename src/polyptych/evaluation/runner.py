@@ -128,7 +128,8 @@ def generate(
     todo = [example for example in examples if example.id not in done]
     if todo:
         batches = _batches(todo, processor.tokens_per_image, settings.batch_size)
-        with _line_writer(running) as write, _progress(progress, len(done), len(examples)) as step:
+        bar = _progress(out.stem, progress, len(done), len(examples))
+        with _line_writer(running) as write, bar as step:
             for batch in batches:
                 answered = _answer_timed(model, processor, batch, settings, key)
                 write("".join(map(_line, answered)))
@@ -287,7 +288,7 @@ def _refusals(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(shown: bool, done: int, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(name: str, shown: bool, done: int, total: int) -> Iterator[Callable[[int], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -295,7 +296,7 @@ def _progress(shown: bool, done: int, total: int) -> Iterator[Callable[[int], No
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("answering", completed=done, total=total)
+        task = bar.add_task(name, completed=done, total=total)
         yield lambda count: bar.advance(task, count)
 
 
