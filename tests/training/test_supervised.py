@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -218,8 +219,31 @@ def test_the_best_model_is_the_one_of_the_best_step(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_not_run_again(plain: Path) -> None:
     before = (plain / "metrics.jsonl").stat().st_mtime_ns
-    assert run(plain).steps == 6
+    model = small_model()
+    assert run(plain, model=model).steps == 6
     assert (plain / "metrics.jsonl").stat().st_mtime_ns == before
+    final = load_model(plain / "final")[0].state_dict()
+    assert all(torch.equal(value, final[name]) for name, value in model.state_dict().items())
+
+
+def test_a_full_disk_is_said_in_one_line_and_the_run_can_go_on(tmp_path: Path, plain: Path) -> None:
+    recipe = small_recipe(save_every=4)
+
+    def doomed() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            run(tmp_path, recipe)
+        except PolyptychError as error:
+            (tmp_path / "said").write_text(str(error))
+
+    process = multiprocessing.get_context("fork").Process(target=doomed)
+    process.start()
+    process.join()
+    said = (tmp_path / "said").read_text()
+    assert said.startswith(f"cannot save {tmp_path / 'checkpoints'}: ")
+    assert "\n" not in said
+    run(tmp_path, recipe)
+    assert logged(tmp_path) == logged(plain)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def _from_config(recipe: ModelRecipe, changes: dict[str, Any]) -> PreTrainedMode
     if recipe.checkpoint is not None:
         folder = Path(resolve(recipe.checkpoint))
         base = AutoConfig.from_pretrained(folder).to_dict()
-        weights = _read_weights(folder)
+        weights = read_weights(folder)
     fields = _merged(base, changes)
     if "model_type" not in fields:
         raise PolyptychError("recipe: model.config needs a model_type where there is no checkpoint")
@@ -126,7 +126,7 @@ def load_part(model: PreTrainedModel, part: str, source: str) -> None:
     prefix = f"{name or part}."
     weights = {
         key.removeprefix(prefix): value
-        for key, value in _read_weights(Path(resolve(folder))).items()
+        for key, value in read_weights(Path(resolve(folder))).items()
         if key.startswith(prefix)
     }
     if part == "language_model" and not weights:
@@ -141,7 +141,12 @@ def load_part(model: PreTrainedModel, part: str, source: str) -> None:
     module.load_state_dict({key: weights[key] for key in wanted})
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All weights of a saved model, floating-point ones as float32.
+
+    Raises:
+        PolyptychError: If there are none.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise PolyptychError(f"{folder}: no weights (*.safetensors) here")

@@ -20,11 +20,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from polyptych.errors import PolyptychError
 from polyptych.files import write_aside
+from polyptych.models.checkpoint import first_line
 from polyptych.training.recipe import Recipe
 
 _COMPLETE = "complete"
@@ -102,20 +104,20 @@ class RunFolder:
             PolyptychError: When the system refuses (full disk, no permission).
         """
         partial, old = target.with_name(f"{target.name}.partial"), target.with_name(".replaced")
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            with _no_progress_bar():
-                model.save_pretrained(partial)
-            processor.save_pretrained(partial)
-            self.write_json(partial / "training.json", notes)
-            shutil.rmtree(old, ignore_errors=True)
-            if target.exists():
-                os.replace(target, old)
-            os.replace(partial, target)
-            shutil.rmtree(old, ignore_errors=True)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise PolyptychError(f"cannot save {target}: {error.strerror or error}") from error
+        with said_if_unsaved(target):
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                with _no_progress_bar():
+                    model.save_pretrained(partial)
+                processor.save_pretrained(partial)
+                self.write_json(partial / "training.json", notes)
+                shutil.rmtree(old, ignore_errors=True)
+                if target.exists():
+                    os.replace(target, old)
+                os.replace(partial, target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
 
     def notes(self, model: Path) -> dict[str, Any] | None:
         """What was noted beside a saved model."""
@@ -134,6 +136,16 @@ class RunFolder:
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.recipe, self.metrics, self.result, *self.path.glob("events.out.*")):
             file.unlink(missing_ok=True)
+
+
+@contextmanager
+def said_if_unsaved(target: Path) -> Iterator[None]:
+    """One line for a refused write: torch and safetensors have errors of their own for it."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise PolyptychError(f"cannot save {target}: {reason}") from error
 
 
 @contextmanager

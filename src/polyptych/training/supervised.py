@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
@@ -30,7 +30,7 @@ from polyptych.data.collation import Collator
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.runner import model_hash
 from polyptych.schema import Example
-from polyptych.training.building import build_model
+from polyptych.training.building import build_model, read_weights
 from polyptych.training.data import TrainingData
 from polyptych.training.freezing import (
     checkpoint_frozen_layers,
@@ -40,7 +40,7 @@ from polyptych.training.freezing import (
 )
 from polyptych.training.optimization import parameter_groups
 from polyptych.training.recipe import Recipe
-from polyptych.training.run_folder import RunFolder
+from polyptych.training.run_folder import RunFolder, said_if_unsaved
 from polyptych.training.summary import summary
 from polyptych.training.tracking import Tracker
 from polyptych.training.validation import Validation
@@ -83,6 +83,8 @@ def train(
 ) -> TrainResult:
     """Train by a recipe; a killed run of the same recipe in ``out`` goes on where it was.
 
+    Afterwards the model holds the weights of the last step, also where the run was finished before.
+
     Args:
         recipe: Everything that decides the run.
         out: The run's folder, see :mod:`polyptych.training.run_folder`.
@@ -110,8 +112,10 @@ def train(
     select_trainable(model, recipe.trainable)
     folder = RunFolder(out)
     told = {"data": data.fingerprints, "model": _description(model)}
-    checkpoint = folder.open(recipe, told, resume=resume)
+    with PartialState().main_process_first():
+        checkpoint = folder.open(recipe, told, resume=resume)
     if folder.result.exists():
+        load_trained(model, folder.final)
         return TrainResult(**json.loads(folder.result.read_text(encoding="utf-8")))
 
     model.to(PartialState().device)
@@ -150,6 +154,8 @@ def train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except PolyptychError as error:
         raise PolyptychError(_last_line(error)) from error
+    except OSError as error:
+        raise PolyptychError(f"{folder.path}: {error.strerror or error}") from error
     finally:
         tracker.close()
     return _finish(recipe, folder, tracker, model, processor)
@@ -198,6 +204,7 @@ class SupervisedTrainer(Trainer):
                 lr=settings.learning_rate,
                 betas=settings.betas,
                 eps=settings.eps,
+                fused=True,
             )
         return self.optimizer
 
@@ -230,36 +237,43 @@ class SupervisedTrainer(Trainer):
     # Checkpoints hold what training changes; frozen weights come from the recipe's start.
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with self.tracker.paused():
-            try:
-                super()._save_checkpoint(*args, **kwargs)
+        with self.tracker.paused(), said_if_unsaved(self.folder.checkpoints):
+            super()._save_checkpoint(*args, **kwargs)
+            if self.is_world_process_zero():
                 self.folder.complete_checkpoint(self.state.global_step)
-            except OSError as error:
-                where = self.folder.checkpoints
-                raise PolyptychError(f"cannot save {where}: {error.strerror or error}") from error
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.folder.checkpoints)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_trained(self.learner), folder / _WEIGHTS)
+        save_file(trained_parameters(self.learner), folder / _WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        path = Path(resume_from_checkpoint) / _WEIGHTS
-        saved, trained = load_file(path), _trained(self.learner)
-        if saved.keys() != trained.keys():
-            names = sorted(saved.keys() ^ trained.keys())
-            raise PolyptychError(f"{path}: {len(names)} weights do not fit: {', '.join(names[:5])}")
-        with torch.no_grad():
-            for name, value in trained.items():
-                value.copy_(saved[name])
+        load_trained(self.learner, Path(resume_from_checkpoint))
 
 
-def _trained(model: nn.Module) -> dict[str, Tensor]:
+def trained_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that learn, by name."""
     return {
         name: parameter.detach()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
+
+
+def load_trained(model: nn.Module, folder: Path) -> None:
+    """Put the trained parameters that a checkpoint or a saved model holds into the model.
+
+    Raises:
+        PolyptychError: If one of them is not there.
+    """
+    saved = read_weights(folder)
+    trained = trained_parameters(model)
+    missing = sorted(trained.keys() - saved.keys())
+    if missing:
+        raise PolyptychError(f"{folder}: {len(missing)} weights are missing: {missing[0]} ...")
+    with torch.no_grad():
+        for name, value in trained.items():
+            value.copy_(saved[name])
 
 
 def batch_split(recipe: Recipe, processes: int) -> tuple[int, int]:
