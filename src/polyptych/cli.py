@@ -19,18 +19,11 @@ from polyptych.errors import PolyptychError
 USER_ERROR = 2
 """Exit code of everything a user can cause, as of a wrong option."""
 
-_USERS_OS_ERRORS = {
-    errno.ENOENT,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENAMETOOLONG,
-    errno.ENOSPC,
-    errno.EDQUOT,
-}
+_USERS_OS_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in "ENOENT EEXIST EISDIR ENOTDIR EACCES EPERM EROFS ENAMETOOLONG ENOSPC EDQUOT".split()
+    if hasattr(errno, name)  # not every system has every one
+)
 
 
 class _Commands(TyperGroup):
@@ -175,7 +168,7 @@ def ask(
 
 
 @app.command(
-    epilog=example("polyptych train sam_vicuna7b model.checkpoint=my_base/ --out runs/sam")
+    epilog=example("polyptych train storybook_finetune optimizer.learning_rate=1e-3 --out runs/sam")
 )
 def train(
     recipe: Annotated[
@@ -340,8 +333,7 @@ def reproduce(
     Finished runs are kept, so that it can be stopped and started again.
     """
     if method not in _REPRODUCTIONS:
-        known = ", ".join(_REPRODUCTIONS)
-        raise PolyptychError(f"no reproduction of {method!r}; known: {known}")
+        raise PolyptychError(f"no reproduction of {method!r}; known: {', '.join(_REPRODUCTIONS)}")
     main = importlib.import_module(f"polyptych.reproduce.{method}").main
     results = main(out or Path("runs", method), quick=quick)
     typer.echo(f"results in {results}")
