@@ -140,6 +140,7 @@ def test_examples_of_train_name_a_recipe_that_exists() -> None:
         (PermissionError(errno.EACCES, "Permission denied", "out"), "out: Permission denied"),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left"),
+        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system"),
         (OSError("a/b is not a local folder\nand more"), "a/b is not a local folder"),
     ],
 )
@@ -178,6 +179,8 @@ def test_a_signal_ends_a_running_command_without_half_a_file(tmp_path: Path) -> 
         env={**os.environ, "PYTHONPATH": SOURCE},
         stderr=subprocess.PIPE,
         text=True,
+        # Tests that run in the background inherit a SIGINT that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 60

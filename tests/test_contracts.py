@@ -5,15 +5,20 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
+import shlex
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import polyptych
+from polyptych import cli
 
 PACKAGE = Path(polyptych.__file__).parent
 ROOT = PACKAGE.parents[1]
@@ -192,3 +197,46 @@ def test_files_hold_one_idea() -> None:
         if lines > BUDGET:
             warnings.warn(f"{name_of(path)} has {lines} lines, more than {BUDGET}", stacklevel=1)
         assert lines <= 2 * BUDGET, f"{name_of(path)} has {lines} lines"
+
+
+# Documentation
+
+
+@in_checkout
+def test_papers_name_code_that_exists() -> None:
+    """``file.py::name`` and ``file.py::Class.method``; folders and plain files too."""
+    text = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+(?:\.py|/))(?:::([\w.]+))?`", text)
+    assert len(named) > 20
+    for file, name in named:
+        path = PACKAGE / file
+        assert path.exists(), file
+        if name:
+            value: object = importlib.import_module(name_of(path))
+            for part in name.split("."):
+                value = getattr(value, part)
+
+
+@in_checkout
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        text = document.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@in_checkout
+def test_commands_in_documents_exist() -> None:
+    """Every ``polyptych ...`` line of a code block names a command, with options it has."""
+    group = typer.main.get_command(cli.app)
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for line in re.findall(r"^ *polyptych (.+)$", document.read_text("utf-8"), re.MULTILINE):
+            words = shlex.split(line.rstrip("\\"), comments=True)
+            command: Any = group
+            while words and hasattr(command, "commands"):
+                assert words[0] in command.commands, f"{document.name}: {line}"
+                command = command.commands[words.pop(0)]
+            known = {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
+            used = {word.partition("=")[0] for word in words if word.startswith("-")}
+            assert used <= known | {"--help"}, f"{document.name}: {line}"

@@ -6,7 +6,7 @@ what it needs when it runs.
 
 from __future__ import annotations
 
-import errno
+import dataclasses
 import importlib
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
@@ -19,11 +19,15 @@ from polyptych.errors import PolyptychError
 USER_ERROR = 2
 """Exit code of everything a user can cause, as of a wrong option."""
 
-_USERS_OS_ERRORS = frozenset(
-    getattr(errno, name)
-    for name in "ENOENT EEXIST EISDIR ENOTDIR EACCES EPERM EROFS ENAMETOOLONG ENOSPC EDQUOT".split()
-    if hasattr(errno, name)  # not every system has every one
+_USERS_OS_ERRORS = (
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
 )
+
+_REPRODUCTIONS = ("sam",)
 
 
 class _Commands(TyperGroup):
@@ -45,19 +49,17 @@ class _Commands(TyperGroup):
             _fail(line)
 
 
-_REPRODUCTIONS = ("sam",)
-
-
 def explain(error: Exception) -> str | None:
     """The one line for an error that a user caused; None for a bug, which keeps its traceback."""
     if isinstance(error, PolyptychError):
         return " ".join(str(error).splitlines())
-    if isinstance(error, OSError) and error.errno in _USERS_OS_ERRORS:
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-    if isinstance(error, OSError) and error.errno is None:  # transformers: no such model on the hub
-        return str(error).strip().splitlines()[0] if str(error).strip() else None
-    if "No space left on device" in str(error):  # libraries report a full disk in their own types
-        return "No space left on device"
+    if isinstance(error, _USERS_OS_ERRORS):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if isinstance(error, OSError) and error.errno is None and str(error).strip():
+        return str(error).strip().splitlines()[0]  # transformers: no such model on the hub
+    for refusal in ("No space left on device", "Read-only file system"):
+        if refusal in str(error):  # libraries report these in types of their own
+            return refusal
     return None
 
 
@@ -127,8 +129,6 @@ def _load(model: str | None, device: str | None) -> tuple[Any, Any]:
 
 def _decoding(default: Any, **chosen: Any) -> Any:
     """The default settings with what was chosen on the command line put in."""
-    import dataclasses
-
     given = {name: value for name, value in chosen.items() if value is not None}
     return dataclasses.replace(default, **given)
 
