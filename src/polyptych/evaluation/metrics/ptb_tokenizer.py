@@ -65,6 +65,10 @@ _NORMAL_FORM = {
 }  # fmt: skip
 
 
+_PARENTHESES = str.maketrans({sign: _NORMAL_FORM[sign] for sign in "()"})
+_QUOTES = str.maketrans({sign: _NORMAL_FORM[sign] for sign in "“”«»’‘‛‹›\x91\x92\x93\x94"})
+
+
 def ptb_tokenize(text: str, following: str = "") -> list[str]:
     """Tokens of one caption, lower-case, without the punctuation of ``PUNCTUATION``.
 
@@ -132,14 +136,16 @@ def _normalize(token: str) -> str:
         token = token[0] + token[1].replace("’", "'").replace("\x92", "'") + token[2]
     if " " in token:
         token = token.replace(" ", "\xa0")
-    if not token.isalnum():
-        for bracket in "()[]{}":
-            token = token.replace(bracket, _NORMAL_FORM[bracket])
+    if "(" in token or ")" in token:  # a smiley or a phone number
+        token = token.translate(_PARENTHESES)
+    elif _QUOTE_RUN.fullmatch(token):
+        token = token.translate(_QUOTES)
     return token.lower()
 
 
 _APOSTROPHE = "['’\x92]"
 _SUFFIX = re.compile(rf"{_APOSTROPHE}(?:s|m|d|ll|re|ve)", re.IGNORECASE)
+_QUOTE_RUN = re.compile(r"[`‘’‛“”«»‹›\x91-\x94]{2,}")
 _NOT = re.compile(rf"n{_APOSTROPHE}t", re.IGNORECASE)
 
 
@@ -181,12 +187,16 @@ def _rules() -> tuple[re.Pattern[str], ...]:
     apostrophe = _APOSTROPHE
     not_word = f"(?!{word})"
     hyphen = "[-_\u058a\u2010\u2011]"
-    elided = f"(?:[dol]{apostrophe}(?={letter}{{2}}))?{word}+"  # O'Brien, l'eau
+    elided = f"(?:[dol]['’‘`\x92](?={letter}{word}))?{word}+"  # O'Brien, l'eau
     chain = f"{elided}(?:{hyphen}{elided})*"
     suffix = f"{apostrophe}(?:s|m|d|ll|re|ve)"
     number = r"\d*(?:[.,:]?\d+)+"
+    dotted = rf"{letter}{word}*(?:[.!?]{letter}{word}*)+"  # example.org, what?No
     acronym = rf"{letter}\.(?:{letter}\.)+"
-    slash_part = rf"{word}+(?:-{letter}+)?"
+    slash_part = r"[A-Za-z0-9]+(?:-[A-Za-z]+)*"
+    label = r"[^\s`\"<>|.!?(){},]+"
+    url_end = r"[^\s\"<>|.!?(){},-]"
+    url_path = rf"/[^\s\"<>|()]+{url_end}"
     capitals = [*_CAPITAL_ABBREVIATIONS, *(word.upper() for word in _CAPITAL_ABBREVIATIONS)]
 
     def ignore_case(pattern: str) -> re.Pattern[str]:
@@ -198,23 +208,25 @@ def _rules() -> tuple[re.Pattern[str], ...]:
             r"<[A-Za-z][\w:.@-]*(?:\s+[A-Za-z][\w:.-]*(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'>]+))?)*"
             r"\s*/?>|</[A-Za-z][\w:.@-]*>|<[!?][A-Za-z-][^>]*>"
         ),
-        ignore_case(r"(?:https?://|www\.)[^\s<>\"()]*[^\s<>\"().,;:!?]"),
+        ignore_case(rf"https?://[^\s\"<>|(){{}}]+{url_end}"),
+        ignore_case(rf"www\.(?:{label}\.)+[a-z]{{2,4}}(?:{url_path})?"),
+        ignore_case(rf"(?:[a-z][a-z0-9]*\.)+(?:com|net|org|edu)(?:{url_path})?"),
         re.compile(r"[A-Za-z0-9][^\s\"<>|(){}]*@(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}.]+"),
         re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|md|mdash|ht|lr|q[clr]|tl|ur|cdq|odq|[aoue]uml);"),
         re.compile(r"&#\d+;"),
-        re.compile(r"#[A-Za-z]+|@[A-Za-z_]\w*"),
+        re.compile(rf"#{letter}+|@[A-Za-z_][A-Za-z_0-9]*"),
         # Contractions: do|n't, dog|'s, can|not, gon|na, 't|is.
-        ignore_case(rf"({letter}+?)n['’\x92`]t"),
+        ignore_case(r"([a-z]*[a-mo-z])n['’\x92`]t"),
         ignore_case(r"n['’\x92`]t"),
-        ignore_case(rf"({word}+){suffix}{not_word}"),
-        ignore_case(rf"{suffix}{not_word}"),
+        ignore_case(rf"({word}+){suffix}"),
+        ignore_case(rf"{suffix}(?![a-z])|[’\x92](?:[smdn]|ll|re|ve)"),
         ignore_case(rf"(can)not{not_word}"),
         ignore_case(rf"(gon|wan)na{not_word}"),
         ignore_case(rf"(got)ta{not_word}"),
         ignore_case(rf"(gim|lem)me{not_word}"),
         ignore_case(rf"('t)(?:is|was){not_word}"),
         ignore_case(rf"{apostrophe}(?:em|till?|cause)"),
-        ignore_case(rf"({apostrophe}n)(?![{_word_character()}.])"),
+        ignore_case(rf"({apostrophe}n)(?![{_word_character()}.-])"),
         ignore_case(rf"{apostrophe}n{apostrophe}"),
         re.compile(rf"{apostrophe}\d\ds?(?!{word})"),
         # Words.
@@ -223,22 +235,22 @@ def _rules() -> tuple[re.Pattern[str], ...]:
         ignore_case(rf"{word}[{_word_character()}.,]*(?:-(?:{acronym}|{elided}))+"),
         re.compile(rf"{slash_part}(?:\\?/{slash_part})+"),
         ignore_case(rf"n{apostrophe}{letter}{{2,}}"),
-        re.compile(rf"[A-HJ-XZ]{apostrophe}{letter}{{2,}}"),
-        re.compile(rf"[A-Za-z]+[aeiouyAEIOUY]'[aeiouAEIOU]{letter}*"),  # ma'am
-        ignore_case(rf"((?:[jy]|ol){apostrophe}){letter}|[dl]{apostrophe}"),
-        ignore_case(rf"(?:c'mon|[eo]'er|ne'er|ev'ry|li'l|o['’`]o){not_word}"),
+        re.compile(rf"[A-HJ-XZ]['’‘`\x92]{letter}{{2,}}"),
+        re.compile(rf"[A-Za-z]+[aeiouyAEIOUY]['’\x92][aeiouA-Z]{letter}*"),  # ma'am
+        ignore_case(rf"([jy]{apostrophe}){letter}|(?:[dl]|ol){apostrophe}"),
+        ignore_case(rf"(?:c'mon|c'est|s'mores?|[eo]'er|ne'er|ev'ry|li'l|o['’`]o){not_word}"),
         re.compile(r"[A-Z]+(?:[&+][A-Z]+)+"),
         re.compile(r"[A-Z]+\$"),
         ignore_case(r"c\+\+|[cf]#"),
         ignore_case(rf"({_one_of(_ABBREVIATIONS)}\.)."),
-        re.compile(rf"{letter}{word}*(?:[.!?]{letter}{word}*)+"),
+        re.compile(dotted),
         # Abbreviations keep their period, initials too unless a sentence starts behind them.
         re.compile(rf"({letter})\.\s+(?:{_one_of(_SENTENCE_STARTERS)}\s|<[A-Za-z])"),
         re.compile(rf"(?:{letter}\.)+{letter}?"),
         ignore_case(_one_of(_TITLES) + r"\."),
         re.compile(_one_of(capitals) + r"\."),
         ignore_case(rf"({_one_of(_NUMBER_ABBREVIATIONS)}\.)\s?\d"),
-        ignore_case(rf"({chain}\.)[,;:]"),
+        ignore_case(rf"((?:{chain}|{dotted})\.)[,;:]"),
         # Numbers.
         re.compile(rf"[-+]?{number}"),
         re.compile(r"\d{1,4}[- ]\d{1,4}/\d{1,4}"),
@@ -246,7 +258,9 @@ def _rules() -> tuple[re.Pattern[str], ...]:
         # Signs.
         re.compile(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]](?![A-Za-z0-9])"),
         re.compile(r"[-^x=~<>']_[-^x=~<>']|\([-=<>'][-=<>']\)|<<|>>"),
-        re.compile(r"\.\.\.+|-{5,}|-{2,4}|[!?]+|(?:\\?\*)+|#+|@+|__+|''|``"),
+        re.compile(r"\.\.\.+|-{5,}|-{2,4}|[!?]+|(?:\\?\*)+|#+|@+|__+|''"),
+        _QUOTE_RUN,
+        re.compile(r"[\xb2\xb3\xb9\u2070\u2074-\u208e]+"),
         re.compile(rf"[{_SYMBOLS}]|" + "|".join(map(re.escape, _NORMAL_FORM))),
     )  # fmt: skip
 
@@ -259,6 +273,6 @@ def _crosses_spaces() -> re.Pattern[str]:
     """Finds captions in which a token, or what decides about one, may contain white space."""
     return re.compile(
         rf"[\d)]\s\(?\d|<[!?/A-Za-z][^>]*\s|(?<![A-Za-z])[^\W\d_]\.\s+(?:{_one_of(_SENTENCE_STARTERS)}\s|<)"
-        rf"|\b{_one_of(_NUMBER_ABBREVIATIONS)}\.\s\d",
+        rf"|{_one_of(_NUMBER_ABBREVIATIONS)}\.\s\d",
         re.IGNORECASE,
     )
