@@ -54,6 +54,7 @@ class QFormerConnector(nn.Module):
         num_query_tokens: Visual tokens Q per image.
         language_width: D_llm.
         bottleneck: See :class:`VisualTokenProjection`.
+        reads_text: Whether the Q-Former reads the instruction.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class QFormerConnector(nn.Module):
         num_query_tokens: int,
         language_width: int,
         bottleneck: int | None = None,
+        reads_text: bool = True,
     ) -> None:
         super().__init__()
-        self.qformer = QFormer(config, num_query_tokens)
+        self.qformer = QFormer(config, num_query_tokens, reads_text)
         self.projection = VisualTokenProjection(config.hidden_size, language_width, bottleneck)
 
     def forward(

@@ -58,7 +58,7 @@ class MultiHeadAttention(nn.Module):
     def weights(
         self, hidden: Float[Tensor, "X R D"], key_value: KeyValue, mask: Tensor | None = None
     ) -> Float[Tensor, "X L"]:
-        """Where the rows look: attention averaged over heads and rows (for pictures, not training)."""
+        """Where the rows look: attention averaged over heads and rows. For drawing only."""
         scores = self._split(self.query(hidden)) @ key_value[0].transpose(-1, -2)
         scores = scores / key_value[0].shape[-1] ** 0.5
         if mask is not None:
@@ -88,7 +88,9 @@ class FeedForward(nn.Module):
 class QFormerLayer(GradientCheckpointingLayer):
     """One layer; ``has_cross_attention`` follows the index rule of the published models."""
 
-    def __init__(self, config: InstructBlipQFormerConfig, has_cross_attention: bool) -> None:
+    def __init__(
+        self, config: InstructBlipQFormerConfig, has_cross_attention: bool, reads_text: bool = True
+    ) -> None:
         super().__init__()
         width, heads = config.hidden_size, config.num_attention_heads
         drop = config.attention_probs_dropout_prob
@@ -101,7 +103,8 @@ class QFormerLayer(GradientCheckpointingLayer):
             )
             self.cross_attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.query_ffn = FeedForward(config)
-        self.text_ffn = FeedForward(config)
+        if reads_text:
+            self.text_ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
@@ -138,18 +141,24 @@ class QFormer(nn.Module):
     Args:
         config: Sizes; ``encoder_hidden_size`` is the width D_v of the image features.
         num_query_tokens: Queries Q, hence visual tokens per image.
+        reads_text: Whether instructions are read; False leaves out the weights for them.
     """
 
-    def __init__(self, config: InstructBlipQFormerConfig, num_query_tokens: int) -> None:
+    def __init__(
+        self, config: InstructBlipQFormerConfig, num_query_tokens: int, reads_text: bool = True
+    ) -> None:
         super().__init__()
         self.config, self.num_query_tokens = config, num_query_tokens
         self.query_tokens = nn.Parameter(torch.zeros(1, num_query_tokens, config.hidden_size))
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        if reads_text:
+            self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+            self.position_embeddings = nn.Embedding(
+                config.max_position_embeddings, config.hidden_size
+            )
         self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(
-            QFormerLayer(config, index % config.cross_attention_frequency == 0)
+            QFormerLayer(config, index % config.cross_attention_frequency == 0, reads_text)
             for index in range(config.num_hidden_layers)
         )
 

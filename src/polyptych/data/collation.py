@@ -16,9 +16,13 @@ from polyptych.schema import IGNORE_INDEX, Batch, Example, ImageRef
 class SupportsEncoding(Protocol):
     """What the collator needs of a processor."""
 
-    image_token_id: int
-    pad_token_id: int
-    instruction_pad_token_id: int
+    @property
+    def pad_token_id(self) -> int:
+        """Id that fills rows."""
+
+    @property
+    def instruction_pad_token_id(self) -> int:
+        """Id that fills the Q-Former's rows."""
 
     def encode(self, example: Example, *, with_target: bool) -> EncodedExample:
         """Token ids of one example."""

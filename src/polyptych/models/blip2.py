@@ -7,6 +7,7 @@ example, interleaved with text. SAM and Cheetah build on it. The language model 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from polyptych.connectors.connector import ConnectorOutput, QFormerConnector
 from polyptych.connectors.qformer import QFormer
 from polyptych.errors import PolyptychError
+from polyptych.language.beam_cache import share_prompt
 from polyptych.language.splicing import embed_text, repeat_examples, splice_visual_tokens
-from polyptych.vision.encoder import VisionEncoder
+from polyptych.vision.encoder import VisionEncoder, feature_width
 
 PREFILL_INPUTS = (
     "pixel_values",
@@ -48,7 +50,7 @@ class PolyptychBlip2Config(PreTrainedConfig):
     """Sizes of the three parts and how they meet.
 
     Args:
-        vision_config: Config (or dict) of an EVA-CLIP, CLIP or SigLIP vision model.
+        vision_config: Config (or dict) of an EVA-CLIP, CLIP, SigLIP or ResNet model.
         qformer_config: ``InstructBlipQFormerConfig`` (or dict); its ``encoder_hidden_size`` is set
             to the vision encoder's width.
         text_config: Config (or dict) of any causal language model.
@@ -78,9 +80,11 @@ class PolyptychBlip2Config(PreTrainedConfig):
     ) -> None:
         self.vision_config = _as_config(vision_config, "instructblip_vision_model")
         self.text_config = _as_config(text_config, "llama")
-        if not isinstance(qformer_config, InstructBlipQFormerConfig):
+        if isinstance(qformer_config, InstructBlipQFormerConfig):
+            qformer_config = copy.deepcopy(qformer_config)
+        else:
             qformer_config = InstructBlipQFormerConfig(**(qformer_config or {}))
-        qformer_config.encoder_hidden_size = self.vision_config.hidden_size
+        qformer_config.encoder_hidden_size = feature_width(self.vision_config)
         self.qformer_config = qformer_config
         self.num_query_tokens = num_query_tokens
         self.image_token_id = (
@@ -93,7 +97,7 @@ class PolyptychBlip2Config(PreTrainedConfig):
 
 def _as_config(config: dict[str, Any] | PreTrainedConfig | None, default: str) -> PreTrainedConfig:
     if isinstance(config, PreTrainedConfig):
-        return config
+        return copy.deepcopy(config)  # transformers writes into it; another model may hold it, too
     fields = dict(config or {})
     return AutoConfig.for_model(fields.pop("model_type", default), **fields)
 
@@ -133,7 +137,9 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.connector = self._build_connector(config, self.language_width)
         self.post_init()
         self.generation_config.suppress_tokens = (
-            [config.image_token_id] if config.image_token_id < config.text_config.vocab_size else None
+            [config.image_token_id]
+            if config.image_token_id < config.text_config.vocab_size
+            else None
         )
 
     def _build_connector(
@@ -144,6 +150,7 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             config.num_query_tokens,
             language_width,
             config.visual_token_width,
+            config.instruction_aware,
         )
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -342,7 +349,7 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if once.get(name) is not None:
                 once[name] = once[name][::copies]
         outputs = super()._prefill(input_ids[::copies], generation_config, once, is_first_iteration)
-        outputs.past_key_values.batch_repeat_interleave(copies)
+        share_prompt(outputs.past_key_values, copies)
         outputs.logits = outputs.logits.repeat_interleave(copies, dim=0)
         return outputs
 

@@ -12,13 +12,19 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from polyptych.data.collation import Collator
-from polyptych.data.tokenization import EncodedExample, TokenizationSettings, encode_example
+from polyptych.data.tokenization import (
+    EncodedExample,
+    Layout,
+    TokenizationSettings,
+    encode_example,
+)
 from polyptych.errors import PolyptychError
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
 
 _NO_PIXELS = (ImageRef(data=b""),)
 """Stands for images that arrive decoded: rows need their number only."""
 
+_DEFAULT = TokenizationSettings()
 _SETTINGS = tuple(field.name for field in dataclasses.fields(TokenizationSettings))
 
 
@@ -31,7 +37,15 @@ class PolyptychProcessor(ProcessorMixin):
         qformer_tokenizer: What the Q-Former reads instructions with; None: the same tokenizer.
         image_token: How an image's place is written in plain text.
         image_token_id: The placeholder id; default: the id of ``image_token`` in the tokenizer.
-        settings: Fields of :class:`polyptych.data.tokenization.TokenizationSettings`.
+        tokens_per_image: This and what follows: the row layout, field by field of
+            :class:`polyptych.data.tokenization.TokenizationSettings`, where it is explained.
+        layout: See above.
+        template: See above.
+        max_length: See above.
+        max_prompt_tokens: See above.
+        max_target_tokens: See above.
+        max_instruction_tokens: See above.
+        **kwargs: Handed to transformers (``chat_template``).
     """
 
     def __init__(
@@ -41,16 +55,25 @@ class PolyptychProcessor(ProcessorMixin):
         qformer_tokenizer: Any = None,
         image_token: str = "<image>",
         image_token_id: int | None = None,
-        **settings: Any,
+        tokens_per_image: int = _DEFAULT.tokens_per_image,
+        layout: Layout = _DEFAULT.layout,
+        template: str = _DEFAULT.template,
+        max_length: int | None = _DEFAULT.max_length,
+        max_prompt_tokens: int | None = _DEFAULT.max_prompt_tokens,
+        max_target_tokens: int | None = _DEFAULT.max_target_tokens,
+        max_instruction_tokens: int = _DEFAULT.max_instruction_tokens,
+        **kwargs: Any,
     ) -> None:
-        fields = {name: settings.pop(name) for name in _SETTINGS if name in settings}
-        for name, value in dataclasses.asdict(TokenizationSettings(**fields)).items():
-            setattr(self, name, value)  # transformers saves the plain values on the processor
+        # Plain attributes, named like the arguments: that is what transformers saves and reloads.
         self.image_token = image_token
         if image_token_id is None:
             image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         self.image_token_id = image_token_id
-        super().__init__(image_processor, tokenizer, qformer_tokenizer or tokenizer, **settings)
+        self.tokens_per_image, self.layout, self.template = tokens_per_image, layout, template
+        self.max_length, self.max_prompt_tokens = max_length, max_prompt_tokens
+        self.max_target_tokens = max_target_tokens
+        self.max_instruction_tokens = max_instruction_tokens
+        super().__init__(image_processor, tokenizer, qformer_tokenizer or tokenizer, **kwargs)
 
     @property
     def settings(self) -> TokenizationSettings:

@@ -21,6 +21,7 @@ from polyptych.connectors.connector import (
 )
 from polyptych.methods.sam.guidance import PaperGuidance, ReleasedGuidance
 from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
+from polyptych.vision.encoder import feature_width
 
 Guidance = Literal["off", "released", "paper"]
 
@@ -65,8 +66,9 @@ class SamConnector(QFormerConnector):
             config.num_query_tokens,
             language_width,
             config.visual_token_width,
+            config.instruction_aware,
         )
-        vision_width = config.vision_config.hidden_size
+        vision_width = feature_width(config.vision_config)
         self.guidance: nn.Module | None = None
         if config.guidance == "released":
             self.guidance = ReleasedGuidance(config.qformer_config.hidden_size, vision_width)

@@ -1,0 +1,362 @@
+"""SAM's claim in the small: does it help when images guide each other while tokens are extracted?
+
+Three variants start from one base as the same function with equally many parameters, see the same
+examples in the same order for the same number of steps, and are tested on compositions that no
+training picture shows:
+
+``independent``  every picture is read alone
+``released``     guidance as the published code computes it
+``paper``        guidance as the method figure draws it
+
+Stages: draw the data -> cache frozen features -> align one base per budget -> choose each variant's
+learning rate on validation over one grid -> all seeds -> other budgets of visual tokens. Every run
+has a folder, resumes where it was killed, and is appended to the results file when it ends.
+
+Command: ``polyptych reproduce sam --out DIR [--quick]``.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from polyptych.data.collation import Collator
+from polyptych.data.records import read_records
+from polyptych.evaluation.scorers import estimate, measure
+from polyptych.evaluation.tasks.storybook import SCORERS
+from polyptych.files import write_aside
+from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
+from polyptych.models.checkpoint import ASSETS, load_model
+from polyptych.models.processor import PolyptychProcessor
+from polyptych.reproduce.study import (
+    TASKS,
+    VARIANTS,
+    Budget,
+    StudySettings,
+    build_base,
+    build_processor,
+    build_variant,
+    connector_size,
+    prepare_data,
+)
+from polyptych.reproduce.summary import summarize
+from polyptych.schema import Example, Prediction
+from polyptych.training.recipe import DataRecipe, OptimizerRecipe, Recipe, ValidationRecipe
+from polyptych.training.supervised import train
+from polyptych.vision.feature_cache import FeatureCache, encoder_fingerprint
+
+ENCODER = ASSETS / "storybook-encoder"
+ANSWER_TOKENS = 40
+TEST_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training with its test."""
+
+    variant: str
+    seed: int
+    learning_rate: float
+    steps: int
+    budget: Budget
+    purpose: str
+    """``grid`` (validation only), ``main`` or ``sweep``."""
+
+    @property
+    def name(self) -> str:
+        """Folder name: everything that tells runs apart."""
+        rate = f"{self.learning_rate:.0e}".replace("e-0", "e-")
+        return f"{self.budget.name}-{self.variant}-lr{rate}-s{self.steps}-seed{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """The folders of one reproduction."""
+
+    root: Path
+    settings: StudySettings
+    encoder: Path = ENCODER
+
+    @property
+    def data(self) -> dict[str, Path]:
+        """Drawn sets by name."""
+        return prepare_data(self.root / "data", self.settings)
+
+    @property
+    def features(self) -> Path:
+        """Cached image features."""
+        return self.root / "features"
+
+    def base(self, budget: Budget) -> Path:
+        """The aligned base of a budget."""
+        return self.root / "bases" / budget.name / "final"
+
+    def run(self, run: Run) -> Path:
+        """Folder of a run."""
+        return self.root / "runs" / run.name
+
+
+def main(
+    out: Path,
+    *,
+    quick: bool = False,
+    results: Path | None = None,
+    encoder: Path = ENCODER,
+    workers: int = 2,
+    settings: StudySettings | None = None,
+) -> Path:
+    """Run whatever is not done yet; returns the results file.
+
+    Args:
+        out: Working folder: data, features, bases, runs (several GB).
+        quick: One seed, one budget, no learning rate grid.
+        results: Results file; default ``out/sam.json``.
+        encoder: Folder of the frozen vision encoder.
+        workers: Runs at the same time, one thread each.
+        settings: Sizes; default: the published study's.
+    """
+    settings = settings or StudySettings()
+    if quick:
+        settings = settings.quick()
+    shop = Workshop(Path(out), settings, Path(encoder))
+    results = Path(results or shop.root / "sam.json")
+    cache_features(shop)
+    align(shop, settings.budget)
+
+    grid = [
+        Run(variant, 0, rate, settings.grid_steps, settings.budget, "grid")
+        for rate in settings.learning_rates
+        for variant in VARIANTS
+        if len(settings.learning_rates) > 1
+    ]
+    _execute(shop, grid, results, workers)
+    rates = best_rates(shop, grid) or dict.fromkeys(VARIANTS, settings.learning_rates[0])
+    main_runs = [
+        Run(variant, seed, rates[variant], settings.steps, settings.budget, "main")
+        for seed in settings.seeds
+        for variant in VARIANTS
+    ]
+    _execute(shop, main_runs, results, workers)
+    list(_in_parallel(align, [(shop, budget) for budget in settings.sweep], workers))
+    sweep = [
+        Run(variant, seed, rates[variant], settings.steps, budget, "sweep")
+        for budget in settings.sweep
+        for seed in settings.sweep_seeds
+        for variant in VARIANTS
+    ]
+    _execute(shop, sweep, results, workers)
+    return results
+
+
+def cache_features(shop: Workshop) -> FeatureCache:
+    """Encode every picture once, before several runs read the cache at the same time."""
+    model, processor = _encoder_model(shop)
+    cache = FeatureCache(
+        shop.features, encoder_fingerprint(model.vision_encoder, processor.image_processor)
+    )
+    for path in shop.data.values():
+        refs = (ref for example in read_records(path) for ref in example.images)
+        cache.fill(refs, model.vision_encoder, processor.pixels)
+    return cache
+
+
+def _encoder_model(
+    shop: Workshop,
+) -> tuple[PolyptychSamForConditionalGeneration, PolyptychProcessor]:
+    torch.set_num_threads(1)
+    processor = build_processor(shop.encoder, shop.data, shop.settings.budget.tokens)
+    return build_base(shop.encoder, processor, shop.settings.budget, seed=0).eval(), processor
+
+
+def align(shop: Workshop, budget: Budget) -> None:
+    """Stage ``align``: single pictures and their descriptions teach the base to see and speak."""
+    settings, data = shop.settings, shop.data
+    processor = build_processor(shop.encoder, data, budget.tokens)
+    recipe = Recipe(
+        name=f"base-{budget.name}",
+        stage="align",
+        trainable=("connector", "language_model"),
+        data=DataRecipe(train=str(data["description-train"]), feature_cache=str(shop.features)),
+        optimizer=OptimizerRecipe(
+            learning_rate=settings.base_learning_rate,
+            warmup_steps=settings.base_steps // 10,
+            weight_decay=0.05,
+        ),
+        steps=settings.base_steps,
+        global_batch_size=settings.batch_size,
+        threads=1,
+        log_every=20,
+        tensorboard=False,
+    )
+    train(
+        recipe,
+        out=shop.base(budget).parent,
+        model=build_base(shop.encoder, processor, budget, seed=0),
+        processor=processor,
+    )
+
+
+def execute(shop: Workshop, run: Run) -> dict[str, Any]:
+    """Train one variant and test it; returns the record for the results file."""
+    folder, data, settings = shop.run(run), shop.data, shop.settings
+    done = folder / "record.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    torch.set_num_threads(1)
+    base, processor = load_model(shop.base(run.budget))
+    model = build_variant(base, run.variant, run.seed)
+    recipe = Recipe(
+        name=run.name,
+        stage="finetune",
+        trainable=("connector", "language_model"),
+        data=DataRecipe(
+            train=tuple({"path": str(data[f"{task}-train"])} for task in TASKS),
+            validation=tuple({"path": str(data[f"{task}-validation"])} for task in TASKS),
+            feature_cache=str(shop.features),
+        ),
+        optimizer=OptimizerRecipe(
+            learning_rate=run.learning_rate, warmup_steps=run.steps // 20, weight_decay=0.05
+        ),
+        steps=run.steps,
+        global_batch_size=settings.batch_size,
+        seed=run.seed,
+        threads=1,
+        log_every=20,
+        save_every=500,
+        validation=ValidationRecipe(batch_size=TEST_BATCH, max_new_tokens=ANSWER_TOKENS),
+        tensorboard=False,
+    )
+    started = time.perf_counter()
+    result = train(recipe, out=folder, model=model, processor=processor)
+    record = {
+        **asdict(run),
+        "name": run.name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "connector_parameters": connector_size(model),
+        "train_loss": result.loss,
+        "validation": result.validation,
+        "tasks": {},
+    }
+    if run.purpose != "grid":
+        cache = FeatureCache(
+            shop.features, encoder_fingerprint(model.vision_encoder, processor.image_processor)
+        )
+        items = {}
+        for task in TASKS:
+            examples = list(read_records(data[f"{task}-test"]))
+            record["tasks"][task], items[task] = test(model, processor, task, examples, cache)
+        with write_aside(folder / "items.json") as file:
+            json.dump(items, file)
+    record["seconds"] = round(time.perf_counter() - started)
+    with write_aside(done) as file:
+        json.dump(record, file, indent=1)
+    return record
+
+
+def test(
+    model: PolyptychSamForConditionalGeneration,
+    processor: PolyptychProcessor,
+    task: str,
+    examples: Sequence[Example],
+    features: FeatureCache,
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """Answer the test set greedily; every metric, its course over the number of pictures, items."""
+    collate = Collator(processor, training=False, features=features)
+    predictions = []
+    for start in range(0, len(examples), TEST_BATCH):
+        part = examples[start : start + TEST_BATCH]
+        batch = collate(part)
+        with torch.inference_mode():
+            sequences = model.eval().generate(
+                **batch,
+                max_new_tokens=ANSWER_TOKENS,
+                do_sample=False,
+                pad_token_id=processor.pad_token_id,
+            )
+        texts = processor.decode_answers(sequences, batch["input_ids"].shape[1])
+        predictions += [
+            Prediction(e.id, text, e.references) for e, text in zip(part, texts, strict=True)
+        ]
+    scores = [estimate(m, resamples=200) for m in measure(SCORERS[task], examples, predictions)]
+    items = {score.name: dict(score.per_item) for score in scores if score.per_item is not None}
+    record: dict[str, Any] = {score.name: score.value for score in scores}
+    record["examples"] = len(examples)
+    record["by_pictures"] = _by(examples, items, lambda e: len(e.images))
+    record["by_things"] = _by(examples, items, _things_per_picture)
+    if task == "group_captioning":
+        record["by_factor"] = _by(examples, items, lambda e: e.metadata["factor"]["type"])
+    return record, items
+
+
+def _things_per_picture(example: Example) -> str:
+    """Mean number of things in the example's pictures, in three ranges."""
+    mean = np.mean([len(scene["things"]) for scene in example.metadata["scenes"]])
+    return "3-4.5" if mean < 4.5 else "4.5-6" if mean < 6 else "6-8"
+
+
+def _by(examples: Sequence[Example], items: dict[str, dict[str, float]], key: Any) -> dict:
+    """Means of every item metric within groups of examples."""
+    groups = defaultdict(list)
+    for example in examples:
+        groups[str(key(example))].append(example.id)
+    return {
+        group: {"count": len(ids)}
+        | {
+            name: float(np.mean([values[i] for i in ids if i in values] or [np.nan]))
+            for name, values in items.items()
+        }
+        for group, ids in sorted(groups.items())
+    }
+
+
+def best_rates(shop: Workshop, grid: Iterable[Run]) -> dict[str, float]:
+    """Each variant's learning rate with the best validation CIDEr."""
+    found: dict[str, tuple[float, float]] = {}
+    for run in grid:
+        validation = json.loads((shop.run(run) / "record.json").read_text())["validation"]
+        cider = next(value for name, value in validation.items() if name.startswith("cider"))
+        if run.variant not in found or cider > found[run.variant][0]:
+            found[run.variant] = (cider, run.learning_rate)
+    return {variant: rate for variant, (_, rate) in found.items()}
+
+
+def _execute(shop: Workshop, runs: Sequence[Run], results: Path, workers: int) -> None:
+    """Run all, append each finished one to the results file at once."""
+    for record in _in_parallel(execute, [(shop, run) for run in runs], workers):
+        _append(shop, results, record)
+
+
+def _append(shop: Workshop, results: Path, record: dict[str, Any]) -> None:
+    content = json.loads(results.read_text()) if results.exists() else {"runs": []}
+    kept = [run for run in content["runs"] if run["name"] != record["name"]]
+    runs = sorted([*kept, record], key=lambda run: (run["purpose"], run["name"]))
+    content = {
+        "settings": asdict(shop.settings),
+        "summary": summarize(runs, shop.root),
+        "runs": runs,
+    }
+    with write_aside(results) as file:
+        json.dump(content, file, indent=1)
+    print(f"{time.strftime('%H:%M:%S')} {record['name']}: {record.get('seconds')} s", flush=True)
+
+
+def _in_parallel(function: Any, arguments: Sequence[tuple], workers: int) -> Iterator[Any]:
+    """Call in separate processes; results as they come, in the order in which they end."""
+    if workers == 1 or len(arguments) <= 1:
+        for values in arguments:
+            yield function(*values)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for future in as_completed([pool.submit(function, *values) for values in arguments]):
+            yield future.result()

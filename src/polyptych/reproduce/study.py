@@ -1,0 +1,204 @@
+"""The pieces of the SAM study: settings, data, the base model, and the variants that start from it.
+
+All variants start as the *same function*: the guidance linears are zero, and the variants with
+fewer parameters get wider feed-forward layers whose new output weights are zero. So a difference
+at the end is a difference of what could be learned, not of size or luck at the start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, ResNetConfig, ResNetModel
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from polyptych.data.records import read_records
+from polyptych.language.tokenizer import IMAGE_TOKEN, train_tokenizer
+from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
+from polyptych.models.processor import PolyptychProcessor
+from polyptych.storybook.generation import RECORDS_FILE, write_dataset
+
+VARIANTS = ("independent", "released", "paper")
+GUIDANCE = {"independent": "off", "released": "released", "paper": "paper"}
+TASKS = ("group_captioning", "storytelling")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a picture may say: visual tokens per picture, and numbers per token (None: all)."""
+
+    tokens: int = 2
+    width: int | None = None
+
+    @property
+    def name(self) -> str:
+        """``q2`` or ``q1w12``."""
+        return f"q{self.tokens}" + (f"w{self.width}" if self.width else "")
+
+
+@dataclass(frozen=True, slots=True)
+class StudySettings:
+    """Everything that decides the study; saved with its results."""
+
+    train: int = 8000
+    """Training examples of each task."""
+    singles: int = 8000
+    """Single pictures with descriptions, for the base."""
+    validation: int = 200
+    """Validation examples of each task; they choose learning rates."""
+    test: int = 400
+    """Test examples of each task, never looked at before the end."""
+    data_seed: int = 2024
+    base_steps: int = 1000
+    base_learning_rate: float = 2e-3
+    steps: int = 1500
+    grid_steps: int = 500
+    """Steps of the shorter runs that choose a learning rate."""
+    batch_size: int = 32
+    learning_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    budget: Budget = Budget()
+    sweep: tuple[Budget, ...] = (Budget(1), Budget(1, 12), Budget(4))
+    """Other budgets, with one seed each."""
+    sweep_seeds: tuple[int, ...] = (0,)
+
+    def quick(self) -> StudySettings:
+        """One seed, one budget, no grid: a look at everything in a fraction of the time."""
+        fields = {**asdict(self), "budget": self.budget, "sweep": ()}
+        return StudySettings(**{**fields, "seeds": self.seeds[:1], "learning_rates": (1e-3,)})
+
+
+def prepare_data(folder: Path, settings: StudySettings) -> dict[str, Path]:
+    """Draw all sets that are not there yet; returns name -> JSONL file."""
+    wanted = {"description-train": settings.singles}
+    for task in TASKS:
+        wanted[f"{task}-train"] = settings.train
+        wanted[f"{task}-validation"] = settings.validation
+        wanted[f"{task}-test"] = settings.test
+    paths = {}
+    for name, count in wanted.items():
+        task, split = name.rsplit("-", 1)
+        paths[name] = folder / name / RECORDS_FILE
+        if not paths[name].exists():
+            write_dataset(task, folder / name, count=count, split=split, seed=settings.data_seed)
+    return paths
+
+
+def build_processor(encoder: Path, data: dict[str, Path], tokens: int) -> PolyptychProcessor:
+    """A tokenizer trained on the training texts, and the encoder's image processor."""
+
+    def texts() -> Any:
+        for name, path in data.items():
+            if name.endswith("-train"):
+                for example in read_records(path):
+                    yield from (message.text for message in example.messages)
+
+    return PolyptychProcessor(
+        BlipImageProcessorPil.from_pretrained(encoder),
+        train_tokenizer(texts(), vocab_size=1024),
+        tokens_per_image=tokens,
+        template="qa",
+        max_length=256,
+    )
+
+
+def build_base(
+    encoder: Path, processor: PolyptychProcessor, budget: Budget, seed: int
+) -> PolyptychSamForConditionalGeneration:
+    """The model before alignment: trained encoder, random Q-Former and language model.
+
+    The Q-Former keeps the published index rule (cross-attention in even layers, an even number of
+    layers), so that ``released`` guidance meets the same limits as in the paper's model.
+    """
+    torch.manual_seed(seed)
+    tokenizer = processor.tokenizer
+    config = PolyptychSamConfig(
+        guidance="off",
+        vision_config=ResNetConfig.from_pretrained(encoder),
+        qformer_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 128,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+            "cross_attention_frequency": 2,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        text_config={
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 128,
+            "intermediate_size": 352,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 256,
+            "tie_word_embeddings": True,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        num_query_tokens=budget.tokens,
+        visual_token_width=budget.width,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        instruction_aware=False,
+    )
+    model = PolyptychSamForConditionalGeneration(config)
+    trained = ResNetModel.from_pretrained(encoder)
+    model.vision_encoder.model.load_state_dict(trained.state_dict())
+    return model
+
+
+def build_variant(
+    base: PolyptychSamForConditionalGeneration, variant: str, seed: int
+) -> PolyptychSamForConditionalGeneration:
+    """A variant that computes exactly what the base computes, with as many parameters as any."""
+    largest = connector_size(_with_guidance(base, "paper", 0, seed))
+    guidance = GUIDANCE[variant]
+    model = _with_guidance(base, guidance, 0, seed)
+    qformer = base.config.qformer_config
+    per_unit = qformer.num_hidden_layers * (2 * qformer.hidden_size + 1)
+    extra = -(-(largest - connector_size(model)) // per_unit)
+    return _with_guidance(base, guidance, extra, seed) if extra else model
+
+
+def connector_size(model: PreTrainedModel) -> int:
+    """Parameters of the connector, guidance included."""
+    return sum(p.numel() for p in model.connector.parameters())
+
+
+def _with_guidance(
+    base: PolyptychSamForConditionalGeneration, guidance: str, extra: int, seed: int
+) -> PolyptychSamForConditionalGeneration:
+    """The base's weights under another form of guidance, ``extra`` units wider."""
+    torch.manual_seed(seed)
+    fields = base.config.to_dict()
+    fields.pop("model_type")
+    fields["guidance"] = guidance
+    fields["qformer_config"]["intermediate_size"] += extra
+    model = PolyptychSamForConditionalGeneration(PolyptychSamConfig(**fields))
+    own, theirs = model.state_dict(), base.state_dict()
+    for name, value in theirs.items():
+        if own[name].shape != value.shape:
+            theirs = {**theirs, name: _widened(own[name], value, name)}
+    missing, unexpected = model.load_state_dict(theirs, strict=False)
+    assert not unexpected and all("guidance" in name for name in missing)
+    model.copy_qformer_to_w_former()
+    return model
+
+
+@torch.no_grad()
+def _widened(random: torch.Tensor, value: torch.Tensor, name: str) -> torch.Tensor:
+    """Old weights, then new hidden units: random going in, zero coming out."""
+    result = torch.zeros_like(random) if ".down." in name else random.clone()
+    result[tuple(slice(0, size) for size in value.shape)] = value
+    return result
+
+
+def freeze(module: nn.Module) -> None:
+    """No gradients for a part that stays as it is."""
+    module.requires_grad_(False)
