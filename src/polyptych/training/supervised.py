@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
+    IntervalStrategy,
     PreTrainedModel,
     PrinterCallback,
     Trainer,
@@ -102,23 +103,23 @@ def train(
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
+    folder = RunFolder(out)
+    args = training_arguments(recipe, folder)  # also joins the group of processes, if there is one
     set_seed(recipe.seed)
     data = TrainingData(recipe, train_examples, validation_examples)
     if model is None:
         model, processor = build_model(recipe.model, data.texts)
     elif processor is None:
         raise PolyptychError("a model was given without its processor")
-    micro, accumulation = batch_split(recipe, PartialState().num_processes)
     select_trainable(model, recipe.trainable)
-    folder = RunFolder(out)
     told = {"data": data.fingerprints, "model": _description(model)}
-    with PartialState().main_process_first():
+    with args.main_process_first(desc="opening the run's folder"):
         checkpoint = folder.open(recipe, told, resume=resume)
     if folder.result.exists():
         load_trained(model, folder.final)
         return TrainResult(**json.loads(folder.result.read_text(encoding="utf-8")))
 
-    model.to(PartialState().device)
+    model.to(args.device)  # type: ignore[arg-type]
     features = data.features(model, processor)
     collator = Collator(processor, training=True, features=features)
     if progress:
@@ -132,6 +133,7 @@ def train(
     )
     validation = None
     if data.validation:
+        args.eval_strategy = IntervalStrategy.STEPS
         validation = Validation(
             data.validation,
             processor,
@@ -145,7 +147,7 @@ def train(
         folder,
         tracker,
         validation,
-        _arguments(recipe, folder, micro, accumulation, validate=validation is not None),
+        args,
         train_dataset=data.train,
         data_collator=collator,
         processing_class=processor,
@@ -299,25 +301,21 @@ def _description(model: PreTrainedModel) -> dict[str, Any]:
     return {"start": model_hash(model), "config": config}
 
 
-def _arguments(
-    recipe: Recipe, folder: RunFolder, micro: int, accumulation: int, *, validate: bool
-) -> TrainingArguments:
-    return TrainingArguments(
+def training_arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
+    """The recipe in the Trainer's words, for this process."""
+    args = TrainingArguments(
         output_dir=str(folder.checkpoints),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=accumulation,
         max_steps=recipe.steps,
         learning_rate=recipe.optimizer.learning_rate,
         lr_scheduler_type=_SCHEDULES[recipe.optimizer.schedule],
         warmup_steps=recipe.optimizer.warmup_steps,
         max_grad_norm=recipe.optimizer.max_grad_norm,
         bf16=recipe.precision == "bf16",
-        use_cpu=PartialState().device.type == "cpu",
+        use_cpu=not torch.accelerator.is_available(),
         seed=recipe.seed,
         logging_steps=recipe.log_every,
         logging_nan_inf_filter=False,
         save_steps=recipe.save_every or recipe.steps,
-        eval_strategy="steps" if validate else "no",
         eval_steps=recipe.validation.every or recipe.steps,
         dataloader_num_workers=recipe.data.workers,
         dataloader_persistent_workers=recipe.data.workers > 0,
@@ -326,6 +324,10 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
     )
+    args.per_device_train_batch_size, args.gradient_accumulation_steps = batch_split(
+        recipe, args.world_size
+    )
+    return args
 
 
 def _finish(
