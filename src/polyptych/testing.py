@@ -97,11 +97,13 @@ def tiny_model(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    extra = {"initializer_range": 0.02} if vision.startswith("instructblip") else {}
+    sizes = {"embedding_size": 8, "hidden_sizes": [16, 24], "depths": [1, 1], "layer_type": "basic"}
+    if vision != "resnet":
+        sizes = {**_VISION, "initializer_range": 0.02}
     model = PolyptychSamForConditionalGeneration(
         PolyptychSamConfig(
             guidance=guidance,
-            vision_config={"model_type": vision, **_VISION, **extra},
+            vision_config={"model_type": vision, **sizes},
             qformer_config={
                 "vocab_size": len(tokenizer),
                 "hidden_size": 32,

@@ -44,7 +44,7 @@ class Budget:
 class StudySettings:
     """Everything that decides the study; saved with its results."""
 
-    train: int = 8000
+    train: int = 6000
     """Training examples of each task."""
     singles: int = 8000
     """Single pictures with descriptions, for the base."""

@@ -53,7 +53,7 @@ def mean_interval(values: Sequence[float]) -> dict[str, float]:
 
 
 def summarize(runs: Sequence[dict[str, Any]], root: Path) -> dict[str, Any]:
-    """``{budget: {task: {metric: {variant: {...}}}}}`` over the finished ``main`` and ``sweep`` runs.
+    """``{budget: {task: {metric: {variant: {...}}}}}`` over the finished, tested runs.
 
     Args:
         runs: Records of the results file.
