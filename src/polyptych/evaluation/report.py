@@ -24,6 +24,9 @@ from polyptych.evaluation.statistics import Difference
 PAPER = 255
 """Grey value of what fades: the cards are white."""
 
+VEIL = 224
+"""Opacity of the veil where nobody looked; below 255, so that the picture can still be guessed."""
+
 LABELS = {
     "cider": "CIDEr",
     "rouge_l": "ROUGE-L",
@@ -203,14 +206,15 @@ def drawing_uri(image: Image.Image) -> str:
 def fade_uri(attention: NDArray[np.float32], strongest: float) -> str:
     """A veil over a picture: clear where attention is ``strongest``, paper where there is none.
 
-    A few hundred bytes; the browser stretches it over the picture.
+    In between by the square root, so that a weak second look can be seen beside a strong first
+    one. A few hundred bytes; the browser stretches it over the picture.
 
     Args:
         attention: (rows, columns) of patches.
         strongest: Attention that leaves the picture clear.
     """
-    seen = np.clip(attention / max(strongest, 1e-12), 0, 1)
-    opacity = Image.fromarray((232 * (1 - seen)).astype(np.uint8))
+    seen = np.sqrt(np.clip(attention / max(strongest, 1e-12), 0, 1))
+    opacity = Image.fromarray((VEIL * (1 - seen)).astype(np.uint8))
     size = (3 * opacity.width, 3 * opacity.height)
     opacity = opacity.resize(size, Image.Resampling.BICUBIC)
     return png_uri(Image.merge("LA", (Image.new("L", size, PAPER), opacity)))

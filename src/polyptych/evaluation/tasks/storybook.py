@@ -7,6 +7,7 @@ Caption metrics compare words with five or more references; the judges of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from polyptych.errors import PolyptychError
@@ -39,7 +40,11 @@ SCORERS: dict[str, tuple[Scorer, ...]] = {
 }
 """What judges each task's answers."""
 
-SETTINGS = GenerationSettings(num_beams=3, max_new_tokens=48, batch_size=16)
+SETTINGS = GenerationSettings(num_beams=3, max_new_tokens=32)
+"""Decoding of answers of one sentence; their references have at most 17 words."""
+
+LONG_SETTINGS = replace(SETTINGS, max_new_tokens=128)
+"""Decoding of descriptions, which name every thing of a picture."""
 
 
 def storybook_task(
@@ -49,7 +54,7 @@ def storybook_task(
     split: Split = "test",
     seed: int = 0,
     size: int = IMAGE_SIZE,
-    settings: GenerationSettings = SETTINGS,
+    settings: GenerationSettings | None = None,
     **options: Any,
 ) -> Task:
     """A Storybook task over examples that are drawn when it is loaded.
@@ -60,7 +65,7 @@ def storybook_task(
         split: Whose compositions they show; ``test`` ones never occur in training.
         seed: Another seed draws another set.
         size: Width and height of the pictures in pixels.
-        settings: Decoding.
+        settings: Decoding; default: :data:`SETTINGS`, or the long ones for descriptions.
         **options: Passed to the task's ``make_example``, such as ``pictures=(4, 4)``.
 
     Raises:
@@ -73,4 +78,5 @@ def storybook_task(
         stories = make_examples(name, count=count, split=split, seed=seed, **options)
         return (to_example(story, size) for story in stories)
 
-    return Task(f"storybook/{name}", load, SCORERS[name], settings)
+    usual = LONG_SETTINGS if name == "description" else SETTINGS
+    return Task(f"storybook/{name}", load, SCORERS[name], settings or usual)
