@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,13 @@ def test_comparison_is_signed_and_refuses_other_items() -> None:
     (other,) = measure([item_scorer("wrong[test]", lambda t, m: 0.0)], EXAMPLES, PREDICTIONS)
     with pytest.raises(PolyptychError, match=r"cannot compare right\[test\] with wrong\[test\]"):
         compare(first, other)
+
+
+def test_the_answer_in_the_record_stands_in_for_missing_references() -> None:
+    answered = (*EXAMPLES[0].messages, Message("assistant", (TextBlock(ANSWERS[0]),)))
+    bare = [dataclasses.replace(EXAMPLES[0], messages=answered, references=())]
+    (measured,) = measure([caption_scorer("rouge_l")], bare, PREDICTIONS[:1])
+    assert estimate(measured).value == pytest.approx(1)
 
 
 def test_predictions_are_matched_by_id() -> None:

@@ -28,7 +28,7 @@ from polyptych.data.collation import Collator
 from polyptych.data.images import image_hash
 from polyptych.data.records import parse_json, read_lines
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.scorers import Estimate, estimate, measure
+from polyptych.evaluation.scorers import Estimate, accepted_answers, estimate, measure
 from polyptych.evaluation.statistics import CONFIDENCE, RESAMPLES
 from polyptych.evaluation.task import GenerationSettings, Task, prompt_text
 from polyptych.files import write_aside
@@ -189,7 +189,7 @@ def _answer_timed(
         Prediction(
             id=example.id,
             text=text,
-            references=example.references,
+            references=accepted_answers(example),
             prompt=prompt_text(example.prompt),
             seconds=seconds,
             settings={"hash": key},
@@ -252,7 +252,7 @@ def _read_done(path: Path, by_id: dict[str, Example], key: str) -> dict[str, Pre
         done[example.id] = Prediction(
             id=example.id,
             text=record["prediction"],
-            references=example.references,
+            references=accepted_answers(example),
             prompt=record["prompt"],
             seconds=record["seconds"],
             settings={"hash": key},
@@ -348,7 +348,7 @@ def data_hash(examples: Sequence[Example]) -> str:
                 [
                     example.id,
                     prompt_text(example.prompt),
-                    example.references,
+                    accepted_answers(example),
                     [image_hash(image) for image in example.images],
                 ]
             )

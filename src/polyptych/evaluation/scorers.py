@@ -65,6 +65,13 @@ ItemJudge = Callable[[str, Mapping[str, Any]], float | bool | None]
 """An answer and the example's metadata to a value; None where the item does not count."""
 
 
+def accepted_answers(example: Example) -> tuple[str, ...]:
+    """The references; where a format knows none (LLaVA's), the answer that stands in the record."""
+    if example.references or example.target is None:
+        return example.references
+    return (example.target,)
+
+
 def match(examples: Sequence[Example], predictions: Iterable[Prediction]) -> list[Prediction]:
     """Predictions in the order of the examples.
 
@@ -185,7 +192,7 @@ def caption_scorer(*names: str) -> Scorer:
     def score(examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Measurement]:
         ids = [example.id for example in examples]
         answers = [prediction.text for prediction in predictions]
-        references = [example.references for example in examples]
+        references = [accepted_answers(example) for example in examples]
         items = {s.name: s.per_item or {} for s in compute(of_items, answers, references, ids)}
         return [
             mean_of(name, ids, [items[name][identity] for identity in ids])

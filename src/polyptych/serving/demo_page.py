@@ -126,8 +126,8 @@ def _how_to_read() -> str:
         "<p>The large pictures are redrawn sharper than the models see them; the small ones have "
         "the models’ own resolution. Small pictures stay clear where a model looked and fade "
         "where it did not: attention of the visual tokens over the patches, averaged over heads "
-        "and tokens, in the last layer that looks at pixels, on a square-root scale. It shows where a model looked, not "
-        "why it answered as it did.</p>"
+        "and tokens, in the last layer that looks at pixels, on a square-root scale. They show "
+        "where a model looked, not why it answered as it did.</p>"
     )
 
 
