@@ -133,7 +133,9 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def __init__(self, config: PolyptychBlip2Config) -> None:
         super().__init__(config)
         self.vision_encoder = VisionEncoder(config.vision_config)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = AutoModelForCausalLM.from_config(
+            config.text_config, dtype=torch.get_default_dtype()
+        )
         self.connector = self._build_connector(config, self.language_width)
         self.post_init()
         self.generation_config.suppress_tokens = (
