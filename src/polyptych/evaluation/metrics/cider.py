@@ -1,8 +1,8 @@
 """CIDEr, Vedantam et al. 2015 ("CIDEr: Consensus-based Image Description Evaluation").
 
 The variant is the one that the COCO caption evaluation computes under the name CIDEr (class
-``Cider``): CIDEr-D's clipping and length penalty, without its count-of-length stemming. With h(w)
-the count of n-gram w in a text, N the number of items and d(w) the number of items that have w in
+``Cider``): with the clipping and the length penalty of the paper's CIDEr-D, and without stemming.
+With h(w) the count of n-gram w in a text, N the number of items and d(w) the number of items that have w in
 any reference,
 
     g(w)  = h(w) * (log N - log max(1, d(w)))                                            (Eq. 1)
