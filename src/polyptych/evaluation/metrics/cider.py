@@ -2,8 +2,8 @@
 
 The variant is the one that the COCO caption evaluation computes under the name CIDEr (class
 ``Cider``): with the clipping and the length penalty of the paper's CIDEr-D, and without stemming.
-With h(w) the count of n-gram w in a text, N the number of items and d(w) the number of items that have w in
-any reference,
+With h(w) the count of n-gram w in a text, N the number of items and d(w) the number of items that
+have w in any reference,
 
     g(w)  = h(w) * (log N - log max(1, d(w)))                                            (Eq. 1)
     sim_n = sum_w min(g_c(w), g_r(w)) g_r(w) / (|g_c| |g_r|) * exp(-(l_c - l_r)^2 / (2 * 6^2))
