@@ -121,12 +121,6 @@ def _device(name: str | None) -> str:
     return name
 
 
-def _load(model: str | None, device: str | None) -> tuple[Any, Any]:
-    from polyptych.models.checkpoint import load_model
-
-    return load_model(model, device=_device(device))
-
-
 def _decoding(default: Any, **chosen: Any) -> Any:
     """The default settings with what was chosen on the command line put in."""
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -216,12 +210,13 @@ def generate(
     from polyptych.data.readers import read_examples
     from polyptych.evaluation import runner
     from polyptych.evaluation.task import GenerationSettings
+    from polyptych.models.checkpoint import load_model
 
     settings = _decoding(
         GenerationSettings(), num_beams=beams, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
     examples = list(read_examples(data))
-    loaded, processor = _load(model, device)
+    loaded, processor = load_model(model, device=_device(device))
     predictions = runner.generate(loaded, processor, examples, out, settings=settings)
     typer.echo(f"{len(predictions)} predictions in {out}")
 
@@ -245,12 +240,13 @@ def evaluate(
     Every score comes with its 95 % interval.
     """
     from polyptych.evaluation import runner
+    from polyptych.models.checkpoint import load_model
 
     chosen = _task(task, count)
     settings = _decoding(
         chosen.settings, num_beams=beams, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
-    loaded, processor = _load(model, device)
+    loaded, processor = load_model(model, device=_device(device))
     scores = runner.evaluate(loaded, processor, chosen, out, settings=settings)
     for score in scores:
         low, high = score.interval  # type: ignore[attr-defined]
