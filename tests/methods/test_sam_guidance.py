@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polyptych.data.collation import Collator
-from polyptych.methods.sam.guidance import PaperGuidance, other_images
+from polyptych.methods.sam.guidance import PaperGuidance, context_bias, image_slots
 from polyptych.methods.sam.model import PolyptychSamConfig
 from polyptych.testing import tiny_examples, tiny_model, tiny_processor
 
@@ -103,17 +103,23 @@ def test_gradients_reach_all_guidance_weights_once_the_exchange_has_moved(form):
     assert not guidance.query_to_w.weight.grad.any()
     moved = tiny_model(form).train()
     moved(**batch).loss.backward()
-    silent = [name for name, p in moved.connector.guidance.named_parameters()
-              if p.grad is None or not p.grad.any()]
+    silent = [
+        name
+        for name, p in moved.connector.guidance.named_parameters()
+        if p.grad is None or not p.grad.any()
+    ]
     # The tower's last text feed-forward and, being a softmax bias, the score's offset cannot count.
     assert all("text_ffn" in n or n.endswith(("score.bias", "key.bias")) for n in silent), silent
 
 
-def test_other_images_of_ragged_examples():
-    example = torch.tensor([0, 0, 2, 2, 2])
-    places, other = other_images(torch.tensor([0, 1, 2, 3, 4]), example, torch.tensor([2, 0, 3]))
-    assert places.tolist() == [[0, 1, 0], [0, 1, 1], [2, 3, 4], [2, 3, 4], [2, 3, 4]]
-    assert other.int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]]
+def test_slots_of_ragged_examples_and_what_they_may_choose():
+    image, filled = image_slots(torch.tensor([2, 0, 3, 1]), torch.tensor([0, 2]))
+    assert image.tolist() == [[0, 1, 0], [2, 3, 4]]
+    assert filled.int().tolist() == [[1, 1, 0], [1, 1, 1]]
+    bias = context_bias(torch.arange(6.0).view(2, 3, 1), filled, num_queries=1)[:, 0]
+    no = float("-inf")
+    assert bias[0, :2].tolist() == [[no, 1.0, no], [0.0, no, no]]
+    assert bias[1].tolist() == [[no, 4.0, 5.0], [3.0, no, 5.0], [3.0, 4.0, no]]
 
 
 def test_exchange_layers_that_leave_no_second_look_are_refused():

@@ -156,8 +156,9 @@ def test_gradients_in_plain_fp32_and_with_checkpointing(guidance):
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model(**batch, use_cache=False).loss.backward()
-        found.append({n: p.grad.clone() for n, p in model.connector.named_parameters()
-                      if p.grad is not None})
+        found.append(
+            {n: p.grad.clone() for n, p in model.connector.named_parameters() if p.grad is not None}
+        )
     assert found[0].keys() == found[1].keys() and len(found[0]) > 20
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-5)
@@ -168,12 +169,21 @@ def test_plain_trainer_learns(tmp_path):
     losses = []
     examples = tiny_examples(8)
     arguments = TrainingArguments(
-        tmp_path, max_steps=12, per_device_train_batch_size=8, learning_rate=3e-3, logging_steps=1,
-        remove_unused_columns=False, report_to="none", use_cpu=True, save_strategy="no",
+        tmp_path,
+        max_steps=12,
+        per_device_train_batch_size=8,
+        learning_rate=3e-3,
+        logging_steps=1,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=True,
+        save_strategy="no",
         disable_tqdm=True,
     )
     trainer = Trainer(
-        model, arguments, train_dataset=examples,
+        model,
+        arguments,
+        train_dataset=examples,
         data_collator=Collator(tiny_processor(), training=True),
     )
     trainer.train()

@@ -45,13 +45,23 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "X R D"], key_value: KeyValue, mask: Tensor | None = None
     ) -> Float[Tensor, "X R D"]:
-        """Attend; ``mask`` is boolean (true = visible) or an additive bias, broadcast to scores."""
+        """Attend; ``mask`` is boolean (true = visible) or an additive bias, broadcast to scores.
+
+        Keys with fewer rows than ``hidden`` are shared: each by X / rows neighbors, whose queries
+        stand one after the other in the mask.
+        """
+        query = self._split(self.query(hidden))
+        sharing = len(query) // len(key_value[0])
+        if sharing > 1:
+            query = query.unflatten(0, (-1, sharing)).transpose(1, 2).flatten(2, 3)
         attended = scaled_dot_product_attention(
-            self._split(self.query(hidden)),
+            query,
             *key_value,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
         )
+        if sharing > 1:
+            attended = attended.unflatten(2, (sharing, -1)).transpose(1, 2).flatten(0, 1)
         return self.output(attended.transpose(1, 2).flatten(2))
 
     @torch.no_grad()
@@ -59,14 +69,14 @@ class MultiHeadAttention(nn.Module):
         self, hidden: Float[Tensor, "X R D"], key_value: KeyValue, mask: Tensor | None = None
     ) -> Float[Tensor, "X L"]:
         """Where the rows look: attention averaged over heads and rows. For drawing only."""
-        scores = self._split(self.query(hidden)) @ key_value[0].transpose(-1, -2)
-        scores = scores / key_value[0].shape[-1] ** 0.5
+        query = self._split(self.query(hidden))
+        sharing = len(query) // len(key_value[0])
+        if sharing > 1:
+            query = query.unflatten(0, (-1, sharing)).transpose(1, 2).flatten(2, 3)
+        scores = query @ key_value[0].transpose(-1, -2) / query.shape[-1] ** 0.5
         if mask is not None:
-            bias = mask if mask.dtype != torch.bool else torch.zeros_like(scores)
-            scores = scores + bias
-            if mask.dtype == torch.bool:
-                scores = scores.masked_fill(~mask, float("-inf"))
-        return scores.softmax(-1).mean(dim=(1, 2))
+            scores = scores + mask
+        return scores.softmax(-1).mean(1).unflatten(1, (sharing, -1)).mean(2).flatten(0, 1)
 
 
 class FeedForward(nn.Module):

@@ -158,16 +158,19 @@ def mixture(
         raise PolyptychError(f"weights must be positive, got {list(weights)}")
     sizes = [len(dataset) for dataset in datasets]
     rng = random.Random(f"mixture:{seed}")
-    items = []
+    orders: list[list[int]] = []
     for source, count in enumerate(_shares(weights, sum(sizes) if length is None else length)):
         if count and not sizes[source]:
             raise PolyptychError(f"dataset {source + 1} of the mixture is empty")
         order: list[int] = []
         while len(order) < count:
             order += rng.sample(range(sizes[source]), sizes[source])
-        items += [(source, item) for item in order[:count]]
-    rng.shuffle(items)
-    return Mixture(datasets, items)
+        orders.append(order[:count])
+    # Shuffling the sources alone keeps each source's order, and with it the promise above.
+    sources = [source for source, order in enumerate(orders) for _ in order]
+    rng.shuffle(sources)
+    rest = [iter(order) for order in orders]
+    return Mixture(datasets, [(source, next(rest[source])) for source in sources])
 
 
 def _shares(weights: Sequence[float], total: int) -> list[int]:

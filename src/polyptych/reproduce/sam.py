@@ -29,25 +29,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from polyptych.data.collation import Collator
 from polyptych.data.records import read_records
 from polyptych.evaluation.scorers import estimate, measure
-from polyptych.evaluation.tasks.storybook import SCORERS
 from polyptych.files import write_aside
 from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
 from polyptych.models.checkpoint import ASSETS, load_model
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.reproduce.study import (
-    TASKS,
     VARIANTS,
     Budget,
+    GroupBy,
     StudySettings,
+    Workshop,
     build_base,
     build_processor,
     build_variant,
     connector_size,
-    prepare_data,
 )
 from polyptych.reproduce.summary import summarize
 from polyptych.schema import Example, Prediction
@@ -79,33 +79,6 @@ class Run:
         return f"{self.budget.name}-{self.variant}-lr{rate}-s{self.steps}-seed{self.seed}"
 
 
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """The folders of one reproduction."""
-
-    root: Path
-    settings: StudySettings
-    encoder: Path = ENCODER
-
-    @property
-    def data(self) -> dict[str, Path]:
-        """Drawn sets by name."""
-        return prepare_data(self.root / "data", self.settings)
-
-    @property
-    def features(self) -> Path:
-        """Cached image features."""
-        return self.root / "features"
-
-    def base(self, budget: Budget) -> Path:
-        """The aligned base of a budget."""
-        return self.root / "bases" / budget.name / "final"
-
-    def run(self, run: Run) -> Path:
-        """Folder of a run."""
-        return self.root / "runs" / run.name
-
-
 def main(
     out: Path,
     *,
@@ -129,7 +102,12 @@ def main(
     if quick:
         settings = settings.quick()
     shop = Workshop(Path(out), settings, Path(encoder))
-    results = Path(results or shop.root / "sam.json")
+    return run_study(shop, Path(results or shop.root / "sam.json"), workers)
+
+
+def run_study(shop: Workshop, results: Path, workers: int) -> Path:
+    """All stages over one workshop, skipping what is done."""
+    settings = shop.settings
     cache_features(shop)
     align(shop, settings.budget)
 
@@ -186,7 +164,7 @@ def align(shop: Workshop, budget: Budget) -> None:
         name=f"base-{budget.name}",
         stage="align",
         trainable=("connector", "language_model"),
-        data=DataRecipe(train=str(data["description-train"]), feature_cache=str(shop.features)),
+        data=DataRecipe(train=str(data[shop.align_set]), feature_cache=str(shop.features)),
         optimizer=OptimizerRecipe(
             learning_rate=settings.base_learning_rate,
             warmup_steps=settings.base_steps // 10,
@@ -195,20 +173,22 @@ def align(shop: Workshop, budget: Budget) -> None:
         steps=settings.base_steps,
         global_batch_size=settings.batch_size,
         threads=1,
+        precision="bf16",
         log_every=20,
         tensorboard=False,
     )
-    train(
-        recipe,
-        out=shop.base(budget).parent,
-        model=build_base(shop.encoder, processor, budget, seed=0),
-        processor=processor,
-    )
+    with sdpa_kernel(SDPBackend.MATH):
+        train(
+            recipe,
+            out=shop.base(budget).parent,
+            model=build_base(shop.encoder, processor, budget, seed=0),
+            processor=processor,
+        )
 
 
 def execute(shop: Workshop, run: Run) -> dict[str, Any]:
     """Train one variant and test it; returns the record for the results file."""
-    folder, data, settings = shop.run(run), shop.data, shop.settings
+    folder, data, settings = run_folder(shop, run), shop.data, shop.settings
     done = folder / "record.json"
     if done.exists():
         return json.loads(done.read_text())
@@ -220,8 +200,8 @@ def execute(shop: Workshop, run: Run) -> dict[str, Any]:
         stage="finetune",
         trainable=("connector", "language_model"),
         data=DataRecipe(
-            train=tuple({"path": str(data[f"{task}-train"])} for task in TASKS),
-            validation=tuple({"path": str(data[f"{task}-validation"])} for task in TASKS),
+            train=tuple({"path": str(data[f"{task}-train"])} for task in shop.tasks),
+            validation=tuple({"path": str(data[f"{task}-validation"])} for task in shop.tasks),
             feature_cache=str(shop.features),
         ),
         optimizer=OptimizerRecipe(
@@ -231,13 +211,15 @@ def execute(shop: Workshop, run: Run) -> dict[str, Any]:
         global_batch_size=settings.batch_size,
         seed=run.seed,
         threads=1,
+        precision="bf16",
         log_every=20,
         save_every=500,
         validation=ValidationRecipe(batch_size=TEST_BATCH, max_new_tokens=ANSWER_TOKENS),
         tensorboard=False,
     )
     started = time.perf_counter()
-    result = train(recipe, out=folder, model=model, processor=processor)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused CPU kernel is slow for a handful of queries
+        result = train(recipe, out=folder, model=model, processor=processor)
     record = {
         **asdict(run),
         "name": run.name,
@@ -252,9 +234,9 @@ def execute(shop: Workshop, run: Run) -> dict[str, Any]:
             shop.features, encoder_fingerprint(model.vision_encoder, processor.image_processor)
         )
         items = {}
-        for task in TASKS:
+        for task in shop.tasks:
             examples = list(read_records(data[f"{task}-test"]))
-            record["tasks"][task], items[task] = test(model, processor, task, examples, cache)
+            record["tasks"][task], items[task] = test(shop, model, processor, task, examples, cache)
         with write_aside(folder / "items.json") as file:
             json.dump(items, file)
     record["seconds"] = round(time.perf_counter() - started)
@@ -264,6 +246,7 @@ def execute(shop: Workshop, run: Run) -> dict[str, Any]:
 
 
 def test(
+    shop: Workshop,
     model: PolyptychSamForConditionalGeneration,
     processor: PolyptychProcessor,
     task: str,
@@ -287,24 +270,20 @@ def test(
         predictions += [
             Prediction(e.id, text, e.references) for e, text in zip(part, texts, strict=True)
         ]
-    scores = [estimate(m, resamples=200) for m in measure(SCORERS[task], examples, predictions)]
+    scores = [
+        estimate(m, resamples=200) for m in measure(shop.scorers[task], examples, predictions)
+    ]
     items = {score.name: dict(score.per_item) for score in scores if score.per_item is not None}
     record: dict[str, Any] = {score.name: score.value for score in scores}
     record["examples"] = len(examples)
-    record["by_pictures"] = _by(examples, items, lambda e: len(e.images))
-    record["by_things"] = _by(examples, items, _things_per_picture)
-    if task == "group_captioning":
-        record["by_factor"] = _by(examples, items, lambda e: e.metadata["factor"]["type"])
+    for name, key in shop.groups(task).items():
+        record[name] = _by(examples, items, key)
     return record, items
 
 
-def _things_per_picture(example: Example) -> str:
-    """Mean number of things in the example's pictures, in three ranges."""
-    mean = np.mean([len(scene["things"]) for scene in example.metadata["scenes"]])
-    return "3-4.5" if mean < 4.5 else "4.5-6" if mean < 6 else "6-8"
-
-
-def _by(examples: Sequence[Example], items: dict[str, dict[str, float]], key: Any) -> dict:
+def _by(
+    examples: Sequence[Example], items: dict[str, dict[str, float]], key: GroupBy
+) -> dict[str, dict[str, float]]:
     """Means of every item metric within groups of examples."""
     groups = defaultdict(list)
     for example in examples:
@@ -323,11 +302,16 @@ def best_rates(shop: Workshop, grid: Iterable[Run]) -> dict[str, float]:
     """Each variant's learning rate with the best validation CIDEr."""
     found: dict[str, tuple[float, float]] = {}
     for run in grid:
-        validation = json.loads((shop.run(run) / "record.json").read_text())["validation"]
+        validation = json.loads((run_folder(shop, run) / "record.json").read_text())["validation"]
         cider = next(value for name, value in validation.items() if name.startswith("cider"))
         if run.variant not in found or cider > found[run.variant][0]:
             found[run.variant] = (cider, run.learning_rate)
     return {variant: rate for variant, (_, rate) in found.items()}
+
+
+def run_folder(shop: Workshop, run: Run) -> Path:
+    """Where a run lives."""
+    return shop.root / "runs" / run.name
 
 
 def _execute(shop: Workshop, runs: Sequence[Run], results: Path, workers: int) -> None:

@@ -7,24 +7,31 @@ at the end is a difference of what could be learned, not of size or luck at the 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel, ResNetConfig, ResNetModel
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from polyptych.data.records import read_records
+from polyptych.evaluation.scorers import Scorer
+from polyptych.evaluation.tasks.storybook import SCORERS
 from polyptych.language.tokenizer import IMAGE_TOKEN, train_tokenizer
 from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
 from polyptych.models.processor import PolyptychProcessor
+from polyptych.schema import Example
 from polyptych.storybook.generation import RECORDS_FILE, write_dataset
 
 VARIANTS = ("independent", "released", "paper")
 GUIDANCE = {"independent": "off", "released": "released", "paper": "paper"}
-TASKS = ("group_captioning", "storytelling")
+
+GroupBy = Callable[[Example], Any]
+"""Puts a test example into a group, to see where a gain comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +60,12 @@ class StudySettings:
     test: int = 400
     """Test examples of each task, never looked at before the end."""
     data_seed: int = 2024
-    base_steps: int = 1000
+    base_steps: int = 1200
     base_learning_rate: float = 2e-3
-    steps: int = 1500
-    grid_steps: int = 500
+    steps: int = 1200
+    grid_steps: int = 600
     """Steps of the shorter runs that choose a learning rate."""
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     budget: Budget = Budget()
@@ -72,20 +79,77 @@ class StudySettings:
         return StudySettings(**{**fields, "seeds": self.seeds[:1], "learning_rates": (1e-3,)})
 
 
-def prepare_data(folder: Path, settings: StudySettings) -> dict[str, Path]:
-    """Draw all sets that are not there yet; returns name -> JSONL file."""
-    wanted = {"description-train": settings.singles}
-    for task in TASKS:
-        wanted[f"{task}-train"] = settings.train
-        wanted[f"{task}-validation"] = settings.validation
-        wanted[f"{task}-test"] = settings.test
-    paths = {}
-    for name, count in wanted.items():
-        task, split = name.rsplit("-", 1)
-        paths[name] = folder / name / RECORDS_FILE
-        if not paths[name].exists():
-            write_dataset(task, folder / name, count=count, split=split, seed=settings.data_seed)
-    return paths
+@dataclass(frozen=True)
+class Workshop:
+    """Folders, data and judges of one study; here over Storybook.
+
+    Args:
+        root: Working folder: data, features, bases, runs.
+        settings: Sizes.
+        encoder: Folder of the frozen vision encoder.
+    """
+
+    root: Path
+    settings: StudySettings
+    encoder: Path
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What is learned and tested, together in every run."""
+        return ("group_captioning", "storytelling")
+
+    @property
+    def align_set(self) -> str:
+        """Name of the set of single pictures."""
+        return "description-train"
+
+    @property
+    def scorers(self) -> Mapping[str, tuple[Scorer, ...]]:
+        """What judges each task."""
+        return SCORERS
+
+    @cached_property
+    def data(self) -> dict[str, Path]:
+        """Name of a set -> its JSONL file; drawn where it is not there yet."""
+        settings = self.settings
+        wanted = {self.align_set: settings.singles}
+        for task in self.tasks:
+            wanted[f"{task}-train"] = settings.train
+            wanted[f"{task}-validation"] = settings.validation
+            wanted[f"{task}-test"] = settings.test
+        paths = {}
+        for name, count in wanted.items():
+            task, split = name.rsplit("-", 1)
+            folder = self.root / "data" / name
+            paths[name] = folder / RECORDS_FILE
+            if not paths[name].exists():
+                write_dataset(task, folder, count=count, split=split, seed=settings.data_seed)
+        return paths
+
+    @property
+    def features(self) -> Path:
+        """Cached image features."""
+        return self.root / "features"
+
+    def base(self, budget: Budget) -> Path:
+        """The aligned base of a budget."""
+        return self.root / "bases" / budget.name / "final"
+
+    def groups(self, task: str) -> dict[str, GroupBy]:
+        """How a task's test results are broken down."""
+        parts: dict[str, GroupBy] = {
+            "by_pictures": lambda example: len(example.images),
+            "by_things": things_per_picture,
+        }
+        if task == "group_captioning":
+            parts["by_factor"] = lambda example: example.metadata["factor"]["type"]
+        return parts
+
+
+def things_per_picture(example: Example) -> str:
+    """Mean number of things in the example's pictures, in three ranges."""
+    mean = np.mean([len(scene["things"]) for scene in example.metadata["scenes"]])
+    return "3-4.5" if mean < 4.5 else "4.5-6" if mean < 6 else "6-8"
 
 
 def build_processor(encoder: Path, data: dict[str, Path], tokens: int) -> PolyptychProcessor:
@@ -197,8 +261,3 @@ def _widened(random: torch.Tensor, value: torch.Tensor, name: str) -> torch.Tens
     result = torch.zeros_like(random) if ".down." in name else random.clone()
     result[tuple(slice(0, size) for size in value.shape)] = value
     return result
-
-
-def freeze(module: nn.Module) -> None:
-    """No gradients for a part that stays as it is."""
-    module.requires_grad_(False)

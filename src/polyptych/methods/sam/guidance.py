@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from polyptych.connectors.qformer import KeyValue, QFormer
@@ -149,23 +149,6 @@ class WFormer(nn.Module):
         tower.layers = tower.layers[:num_layers]
         self.tower = tower
 
-    def context(
-        self, features: Float[Tensor, "I P D_v"], places: Int[Tensor, "G J"]
-    ) -> list[KeyValue | None]:
-        """Keys and values of every image of the example, projected once per image.
-
-        ``places (G, J)`` lists, for each of the G guided images, the J image slots of its example.
-        Returns (G, heads, J P, head width) per layer with cross-attention.
-        """
-
-        def gather(states: Tensor) -> Tensor:
-            return states[places].transpose(1, 2).flatten(2, 3)
-
-        return [
-            None if kv is None else (gather(kv[0]), gather(kv[1]))
-            for kv in self.tower.image_key_values(features)
-        ]
-
 
 class PaperGuidance(nn.Module):
     """The method as drawn: steered choice among the other images' patches, then a second look.
@@ -222,66 +205,89 @@ class PaperGuidance(nn.Module):
             if index == self.exchange_from:
                 _note(record, "initial_visual_tokens", q)
                 guided, semantics = self.contextual_semantics(
-                    q, features, example, image_counts, ids, text, record
+                    q, features, image_counts, instruction_ids, instruction_mask, record
                 )
             _note_attention(record, qformer, index, q, own[index])
             q = layer(q, num_queries, mask, own[index], queries_only=index == last)
             if index == self.exchange_to:
-                q = q.index_add(0, guided, semantics)
+                q = q.index_add(0, guided, semantics.to(q.dtype))
         return q
 
     def contextual_semantics(
         self,
         initial: Float[Tensor, "I S D_q"],
         features: Float[Tensor, "I P D_v"],
-        example: Int[Tensor, " I"],
         image_counts: Int[Tensor, " B"],
-        ids: Int[Tensor, "I T_q"] | None,
-        text: Int[Tensor, "I T_q"] | None,
+        instruction_ids: Int[Tensor, "B T_q"] | None,
+        instruction_mask: Int[Tensor, "B T_q"] | None,
         record: Record,
     ) -> tuple[Int[Tensor, " G"], Float[Tensor, "G S D_q"]]:
-        """c_j for the G images that have a context, and which images those are."""
-        guided = (image_counts[example] > 1).nonzero()[:, 0]
-        if len(guided) == 0:
-            return guided, initial[guided]
-        tower = self.w_former.tower
-        places, other = other_images(guided, example, image_counts)
-        context = self.w_former.context(features, places)
-        # Adaptive adjustment: a score per contextual patch, added where the W stream chooses.
-        bias = self.adaptive_adjustment.score(features)[places].squeeze(-1)  # (G, J, P)
-        bias = bias.masked_fill(~other[..., None], float("-inf")).flatten(1)[:, None, None]
-        w = tower.embed(len(guided), None if ids is None else ids[guided])
-        mask = tower.self_mask(None if text is None else text[guided])
+        """c_j for the G images that have a context, and which images those are.
+
+        The W stream runs over slots: the C examples that have several images, times the largest
+        number J of their images. All slots of an example share the keys and values of its images.
+        """
+        several = (image_counts > 1).nonzero()[:, 0]
+        if len(several) == 0:
+            return several, initial[:0]
+        image, filled = image_slots(image_counts, several)
+        tower, slots = self.w_former.tower, image.shape[1]
+        ids, text = (
+            None if x is None else x[several].repeat_interleave(slots, dim=0)
+            for x in (instruction_ids, instruction_mask)
+        )
+        context = tower.image_key_values(features[image].flatten(1, 2))
+        score = self.adaptive_adjustment.score(features).squeeze(-1)[image]
+        bias = context_bias(score, filled, tower.num_query_tokens)
+        w, mask = tower.embed(image.numel(), ids), tower.self_mask(text)
         for index, layer in enumerate(tower.layers):
             if index == self.exchange_from:
-                w = w + self.query_to_w(initial[guided])
+                w = w + self.query_to_w(initial[image.flatten()])
             if record is not None and context[index] is not None:
-                queries = w[:, : tower.num_query_tokens]
-                record["context.images"], record["context.guided"] = places, guided
-                record[f"context.attention.layer.{index}"] = layer.cross_attention.weights(
-                    queries, context[index], bias
-                ).unflatten(1, (places.shape[1], -1))
+                looked = layer.cross_attention.weights(
+                    w[:, : tower.num_query_tokens], context[index], bias
+                )
+                looked = looked.unflatten(1, (slots, -1))[filled.flatten()]
+                record[f"context.attention.layer.{index}"] = looked
             w = layer(w, tower.num_query_tokens, mask, context[index], bias)
-        semantics = self.w_to_query(w)
-        _note(record, "contextual_semantics", semantics)
+        guided, semantics = image[filled], self.w_to_query(w[filled.flatten()])
+        if record is not None:
+            record["context.guided"], record["contextual_semantics"] = guided, semantics
+            of_example = image[:, None].expand(-1, slots, -1)
+            record["context.images"] = of_example.flatten(0, 1)[filled.flatten()]
         return guided, semantics
 
 
-def other_images(
-    guided: Int[Tensor, " G"], example: Int[Tensor, " I"], image_counts: Int[Tensor, " B"]
-) -> tuple[Int[Tensor, "G J"], Tensor]:
-    """The images of each guided image's example, and which of them are *other* images.
+def image_slots(
+    image_counts: Int[Tensor, " B"], examples: Int[Tensor, " C"]
+) -> tuple[Int[Tensor, "C J"], Bool[Tensor, "C J"]]:
+    """The images of some examples as a table, and which of its places hold one.
 
-    J is the largest number of images of an example; slots without an image repeat the guided image
-    and are marked false, as is the guided image itself. For counts ``[2]``:
-    places ``[[0, 1], [0, 1]]``, other ``[[F, T], [T, F]]``.
+    Empty places repeat the example's first image. Counts ``[2, 0, 3]`` and examples ``[0, 2]``:
+    ``[[0, 1, 0], [2, 3, 4]]``, ``[[T, T, F], [T, T, T]]``.
     """
-    first = image_counts.cumsum(0) - image_counts
-    slots = torch.arange(int(image_counts.max()), device=guided.device)
-    places = first[example[guided], None] + slots
-    inside = slots < image_counts[example[guided], None]
-    places = torch.where(inside, places, guided[:, None])
-    return places, inside & (places != guided[:, None])
+    counts = image_counts[examples, None]
+    first = (image_counts.cumsum(0) - image_counts)[examples, None]
+    place = torch.arange(int(counts.max()), device=counts.device)
+    filled = place < counts
+    return first + place * filled, filled
+
+
+def context_bias(
+    score: Float[Tensor, "C J P"], filled: Bool[Tensor, "C J"], num_queries: int
+) -> Float[Tensor, "C 1 R K"]:
+    """What each slot's queries may choose among: the patches of the *other* images, by score.
+
+    The adaptive adjustment's score of a patch is added to its attention logit; patches of the
+    slot's own image and of empty slots are out of reach. R = J Q queries, K = J P patches.
+    """
+    count, slots, _ = score.shape
+    itself = torch.eye(slots, dtype=torch.bool, device=score.device)
+    hidden = itself | ~filled[:, None]  # (C, J, J): slot, image
+    hidden = hidden & ~hidden.all(-1, keepdim=True)  # an empty row would have nothing to sum to one
+    bias = score[:, None].masked_fill(hidden[..., None], float("-inf"))  # (C, J, J, P)
+    bias = bias.flatten(2)[:, :, None].expand(-1, -1, num_queries, -1)
+    return bias.reshape(count, 1, slots * num_queries, -1)
 
 
 def _rows(key_value: KeyValue | None, index: Tensor) -> KeyValue | None:
