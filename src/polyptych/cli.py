@@ -323,6 +323,10 @@ def reproduce(
         typer.Option("--out", "-o", help="Folder for runs and results; default: runs/METHOD."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed only: a first look.")] = False,
+    real: Annotated[
+        Path | None,
+        typer.Option(help="Folder of real picture sets; repeats the comparison over these."),
+    ] = None,
 ) -> None:
     """Repeat a method's comparison in the small.
 
@@ -331,7 +335,7 @@ def reproduce(
     if method not in _REPRODUCTIONS:
         raise PolyptychError(f"no reproduction of {method!r}; known: {', '.join(_REPRODUCTIONS)}")
     main = importlib.import_module(f"polyptych.reproduce.{method}").main
-    results = main(out or Path("runs", method), quick=quick)
+    results = main(out or Path("runs", method), quick=quick, real=real)
     typer.echo(f"results in {results}")
 
 

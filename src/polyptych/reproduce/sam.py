@@ -12,7 +12,8 @@ Stages: draw the data -> cache frozen features -> align one base per budget -> c
 learning rate on validation over one grid -> all seeds -> other budgets of visual tokens. Every run
 has a folder, resumes where it was killed, and is appended to the results file when it ends.
 
-Command: ``polyptych reproduce sam --out DIR [--quick]``.
+Command: ``polyptych reproduce sam --out DIR [--quick]``, and then, with ``--real DATA_DIR``, the
+same over real pictures (:mod:`polyptych.reproduce.real_pictures`) with the rates chosen before.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import json
 import multiprocessing
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ def main(
     encoder: Path = ENCODER,
     workers: int = 2,
     settings: StudySettings | None = None,
+    real: Path | None = None,
 ) -> Path:
     """Run whatever is not done yet; returns the results file.
 
@@ -97,7 +99,15 @@ def main(
         encoder: Folder of the frozen vision encoder.
         workers: Runs at the same time, one thread each.
         settings: Sizes; default: the published study's.
+        real: Folder with TrashNet, Noto emoji and African Storybook: the study over these.
     """
+    if real is not None:
+        from polyptych.reproduce.real_pictures import main as over_real_pictures
+
+        rates = best_rates(Path(results or Path(out) / "sam.json"))
+        return over_real_pictures(
+            Path(real), Path(out) / "real", rates=rates, workers=workers, quick=quick
+        )
     settings = settings or StudySettings()
     if quick:
         settings = settings.quick()
@@ -105,8 +115,13 @@ def main(
     return run_study(shop, Path(results or shop.root / "sam.json"), workers)
 
 
-def run_study(shop: Workshop, results: Path, workers: int) -> Path:
-    """All stages over one workshop, skipping what is done."""
+def run_study(
+    shop: Workshop, results: Path, workers: int, rates: Mapping[str, float] | None = None
+) -> Path:
+    """All stages over one workshop, skipping what is done.
+
+    ``rates`` gives each variant's learning rate; without them the grid is run.
+    """
     settings = shop.settings
     cache_features(shop)
     align(shop, settings.budget)
@@ -115,10 +130,11 @@ def run_study(shop: Workshop, results: Path, workers: int) -> Path:
         Run(variant, 0, rate, settings.grid_steps, settings.budget, "grid")
         for rate in settings.learning_rates
         for variant in VARIANTS
-        if len(settings.learning_rates) > 1
+        if rates is None and len(settings.learning_rates) > 1
     ]
     _execute(shop, grid, results, workers)
-    rates = best_rates(shop, grid) or dict.fromkeys(VARIANTS, settings.learning_rates[0])
+    rates = rates or best_rates(results)
+    rates = rates or dict.fromkeys(VARIANTS, settings.learning_rates[0])
     main_runs = [
         Run(variant, seed, rates[variant], settings.steps, settings.budget, "main")
         for seed in settings.seeds
@@ -237,6 +253,10 @@ def execute(shop: Workshop, run: Run) -> dict[str, Any]:
         for task in shop.tasks:
             examples = list(read_records(data[f"{task}-test"]))
             record["tasks"][task], items[task] = test(shop, model, processor, task, examples, cache)
+            record["tasks"][task]["controls"] = {
+                name: test(shop, model, processor, task, change(examples), cache)[0]
+                for name, change in shop.controls(task).items()
+            }
         with write_aside(folder / "items.json") as file:
             json.dump(items, file)
     record["seconds"] = round(time.perf_counter() - started)
@@ -298,14 +318,15 @@ def _by(
     }
 
 
-def best_rates(shop: Workshop, grid: Iterable[Run]) -> dict[str, float]:
-    """Each variant's learning rate with the best validation CIDEr."""
+def best_rates(results: Path) -> dict[str, float]:
+    """Each variant's learning rate with the best validation CIDEr in the grid; empty without one."""
     found: dict[str, tuple[float, float]] = {}
-    for run in grid:
-        validation = json.loads((run_folder(shop, run) / "record.json").read_text())["validation"]
-        cider = next(value for name, value in validation.items() if name.startswith("cider"))
-        if run.variant not in found or cider > found[run.variant][0]:
-            found[run.variant] = (cider, run.learning_rate)
+    runs = json.loads(results.read_text())["runs"] if results.exists() else []
+    for run in (run for run in runs if run["purpose"] == "grid"):
+        cider = next(v for name, v in run["validation"].items() if name.startswith("cider"))
+        variant = run["variant"]
+        if variant not in found or cider > found[variant][0]:
+            found[variant] = (cider, run["learning_rate"])
     return {variant: rate for variant, (_, rate) in found.items()}
 
 
@@ -326,7 +347,7 @@ def _append(shop: Workshop, results: Path, record: dict[str, Any]) -> None:
     runs = sorted([*kept, record], key=lambda run: (run["purpose"], run["name"]))
     content = {
         "settings": asdict(shop.settings),
-        "summary": summarize(runs, shop.root),
+        "summary": summarize(runs, shop.headline, shop.root),
         "runs": runs,
     }
     with write_aside(results) as file:

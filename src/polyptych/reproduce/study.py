@@ -7,7 +7,7 @@ at the end is a difference of what could be learned, not of size or luck at the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,9 @@ GUIDANCE = {"independent": "off", "released": "released", "paper": "paper"}
 
 GroupBy = Callable[[Example], Any]
 """Puts a test example into a group, to see where a gain comes from."""
+
+Change = Callable[[Sequence[Example]], list[Example]]
+"""Makes a control out of a test set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,23 @@ class Workshop:
     def base(self, budget: Budget) -> Path:
         """The aligned base of a budget."""
         return self.root / "bases" / budget.name / "final"
+
+    @property
+    def headline(self) -> Mapping[str, tuple[str, ...]]:
+        """The metrics of the tables, by task."""
+        captions = ("cider[coco]", "rouge_l[coco]", "bleu_4[coco]")
+        return {
+            "group_captioning": (*captions, "factor_accuracy[storybook]"),
+            "storytelling": (
+                *captions,
+                "name_accuracy[storybook]",
+                "story_accuracy[storybook]",
+            ),
+        }
+
+    def controls(self, task: str) -> Mapping[str, Change]:
+        """Changed test sets that every run answers, too: name -> change."""
+        return {}
 
     def groups(self, task: str) -> dict[str, GroupBy]:
         """How a task's test results are broken down."""

@@ -11,7 +11,7 @@ Two kinds of uncertainty, both given:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,6 @@ import numpy as np
 from polyptych.evaluation.statistics import paired_bootstrap
 
 BASELINE = "independent"
-
-HEADLINE = {
-    "group_captioning": (
-        "cider[coco]",
-        "rouge_l[coco]",
-        "bleu_4[coco]",
-        "factor_accuracy[storybook]",
-    ),
-    "storytelling": (
-        "cider[coco]",
-        "rouge_l[coco]",
-        "bleu_4[coco]",
-        "name_accuracy[storybook]",
-        "story_accuracy[storybook]",
-    ),
-}
-"""The metrics of the tables, by task."""
 
 _T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Two-sided 95 % quantiles of Student's t by degrees of freedom."""
@@ -52,11 +35,14 @@ def mean_interval(values: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": count}
 
 
-def summarize(runs: Sequence[dict[str, Any]], root: Path) -> dict[str, Any]:
+def summarize(
+    runs: Sequence[dict[str, Any]], headline: Mapping[str, Sequence[str]], root: Path
+) -> dict[str, Any]:
     """``{budget: {task: {metric: {variant: {...}}}}}`` over the finished, tested runs.
 
     Args:
         runs: Records of the results file.
+        headline: The metrics wanted of each task.
         root: The working folder; where runs have an ``items.json`` the bootstrap is added.
     """
     tested = [run for run in runs if run["purpose"] != "grid"]
@@ -71,7 +57,7 @@ def summarize(runs: Sequence[dict[str, Any]], root: Path) -> dict[str, Any]:
                 }
                 for metric in metrics
             }
-            for task, metrics in HEADLINE.items()
+            for task, metrics in headline.items()
         }
     return summary
 

@@ -1,0 +1,288 @@
+"""The SAM comparison on real pictures: photos, drawings, and pages of picture books.
+
+Group captioning over TrashNet (which material do the photos share, and which one is the odd one
+out) and Noto emoji (the narrowest kind that fits all), and next-page storytelling over African
+Storybook, where two controls tell whether pictures are used at all: the same questions with
+pictures of other stories, and with none.
+
+Same variants, same budgets, same code as :mod:`polyptych.reproduce.sam`; learning rates are those
+chosen there. The encoder starts from Storybook's and learns the labels of the training pictures.
+
+Command: ``polyptych reproduce sam --real DATA_DIR --out DIR``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import ResNetConfig, ResNetModel
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from polyptych.data.images import load_image
+from polyptych.data.readers import read_examples
+from polyptych.data.records import write_records
+from polyptych.evaluation.scorers import Measurement, Metric, Scorer, caption_scorer, mean_of
+from polyptych.reproduce.sam import ENCODER, run_study
+from polyptych.reproduce.study import Budget, Change, GroupBy, StudySettings, Workshop
+from polyptych.schema import Example, ImageBlock, ImageRef, Message, Prediction, TextBlock
+from polyptych.storybook.vocabulary import Split
+from polyptych.vision.encoder import VisionEncoder
+
+SETS = ("trashnet", "noto_emoji", "african_storybook")
+
+REAL_SETTINGS = StudySettings(
+    train=3000,
+    singles=0,  # as many as there are
+    validation=100,
+    test=300,
+    base_steps=600,
+    steps=800,
+    budget=Budget(4),
+    sweep=(),
+    learning_rates=(1e-3,),
+)
+
+
+def main(
+    source: Path,
+    out: Path,
+    *,
+    rates: Mapping[str, float] | None,
+    workers: int = 2,
+    quick: bool = False,
+) -> Path:
+    """Run whatever is not done yet; returns the results file ``out/sam_real.json``.
+
+    Args:
+        source: Folder with the folders of :data:`SETS`.
+        out: Working folder.
+        rates: Learning rate of each variant, as chosen on Storybook's validation sets; without
+            them 1e-3 for all.
+        workers: Runs at the same time, one thread each.
+        quick: One seed.
+    """
+    settings = REAL_SETTINGS.quick() if quick else REAL_SETTINGS
+    encoder = out / "encoder"
+    if not (encoder / "accuracy.json").exists():
+        train_real_encoder(source, ENCODER, encoder)
+    shop = RealWorkshop(out, settings, encoder, source)
+    return run_study(shop, out / "sam_real.json", workers, rates or None)
+
+
+def exact_match(
+    examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> list[Measurement]:
+    """Share of answers that equal a reference, but for case, blanks and the final period."""
+
+    def plain(text: str) -> str:
+        return " ".join(text.lower().rstrip(" .").split())
+
+    values = [
+        plain(prediction.text) in {plain(reference) for reference in example.references}
+        for example, prediction in zip(examples, predictions, strict=True)
+    ]
+    return [mean_of(Metric("accuracy[exact]"), [e.id for e in examples], values)]
+
+
+CAPTIONS = caption_scorer("cider", "rouge_l", "bleu")
+
+
+@dataclass(frozen=True)
+class RealWorkshop(Workshop):
+    """The study over real pictures.
+
+    Args:
+        source: Folder with the three sets.
+    """
+
+    source: Path = Path()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The three sets, learned together."""
+        return SETS
+
+    @property
+    def align_set(self) -> str:
+        """Single pictures with their label or text."""
+        return "single-train"
+
+    @property
+    def scorers(self) -> Mapping[str, tuple[Scorer, ...]]:
+        """Accuracy where there is a right answer, captions everywhere."""
+        grouped = (CAPTIONS, exact_match)
+        return {"trashnet": grouped, "noto_emoji": grouped, "african_storybook": (CAPTIONS,)}
+
+    @cached_property
+    def data(self) -> dict[str, Path]:
+        """Native records beside which the pictures stay where they are."""
+        settings, folder = self.settings, self.root / "data"
+        names = [f"{t}-{s}" for t in SETS for s in ("train", "validation", "test")]
+        paths = {name: folder / f"{name}.jsonl" for name in [*names, self.align_set]}
+        counts = {"train": settings.train, "validation": settings.validation, "test": settings.test}
+        for name in names:
+            if paths[name].exists():
+                continue
+            task, split = name.split("-")
+            options = {} if task == "african_storybook" else {"count": counts[split]}
+            examples = read_examples(self.source / task, split=split, **options)
+            write_records(paths[name], list(examples)[: counts[split]])
+        if not paths[self.align_set].exists():
+            write_records(paths[self.align_set], single_pictures(self.source))
+        return paths
+
+    def groups(self, task: str) -> dict[str, GroupBy]:
+        """By number of pictures."""
+        return {"by_pictures": lambda example: len(example.images)}
+
+    @property
+    def headline(self) -> Mapping[str, tuple[str, ...]]:
+        """The metrics of the tables, by task."""
+        captions = ("cider[coco]", "rouge_l[coco]", "bleu_4[coco]")
+        grouped = (*captions, "accuracy[exact]")
+        return {"trashnet": grouped, "noto_emoji": grouped, "african_storybook": captions}
+
+    def controls(self, task: str) -> Mapping[str, Change]:
+        """Questions without the right pictures; a model that reads them must do worse."""
+        return {"shuffled_pictures": shuffled_pictures, "no_pictures": no_pictures}
+
+
+def shuffled_pictures(examples: Sequence[Example]) -> list[Example]:
+    """Every example gets the pictures of another one, as many as it had."""
+    rng = random.Random("shuffled pictures")
+    pool = [image for example in examples for image in example.images]
+    return [
+        dataclasses.replace(example, images=tuple(rng.sample(pool, len(example.images))))
+        for example in examples
+    ]
+
+
+def no_pictures(examples: Sequence[Example]) -> list[Example]:
+    """Only the words are left."""
+
+    def words(message: Message) -> Message:
+        kept = tuple(block for block in message.content if not isinstance(block, ImageBlock))
+        return Message(message.role, kept)
+
+    return [
+        dataclasses.replace(e, messages=tuple(words(m) for m in e.messages), images=())
+        for e in examples
+    ]
+
+
+def labels(source: Path, split: Split) -> dict[str, dict[str, str]]:
+    """What single pictures are: set -> picture path -> label, from the groups they are in."""
+    found: dict[str, dict[str, str]] = {"material": {}, "emoji": {}}
+    for example in read_examples(source / "trashnet", split=split, count=3000):
+        truth = example.metadata
+        for place, image in enumerate(example.images, start=1):
+            odd = truth["odd"] == place
+            found["material"][str(image.path)] = truth["odd_material" if odd else "shared"]
+    names = {}
+    for line in (source / "noto_emoji" / "emoji.jsonl").read_text().splitlines():
+        item = json.loads(line)
+        names[Path(item["file"]).name] = item["subgroup"].replace("-", " ")
+    for example in read_examples(source / "noto_emoji", split=split, count=3000):
+        for image in example.images:
+            found["emoji"][str(image.path)] = names[Path(str(image.path)).name]
+    return found
+
+
+def single_pictures(source: Path) -> list[Example]:
+    """Stage ``align``: one picture, one short text; training pictures only."""
+    examples = []
+    texts = {"material": "a photo of {}.", "emoji": "a drawing of {}."}
+    for kind, pictures in labels(source, "train").items():
+        for path, label in sorted(pictures.items()):
+            examples.append(_single(f"{kind}-{len(examples)}", path, texts[kind].format(label)))
+    for example in read_examples(source / "african_storybook", split="train"):
+        page = str(example.images[-1].path)
+        examples.append(_single(f"page-{len(examples)}", page, example.target or ""))
+    return examples
+
+
+def _single(identity: str, path: str, text: str) -> Example:
+    question = (ImageBlock(), TextBlock(" Describe the picture."))
+    answer = Message("assistant", (TextBlock(text),))
+    return Example(
+        identity, (Message("user", question), answer), (ImageRef(path=path),), references=(text,)
+    )
+
+
+def train_real_encoder(
+    source: Path, start: Path, out: Path, *, steps: int = 500, batch_size: int = 64, seed: int = 0
+) -> dict[str, float]:
+    """Go on from the Storybook encoder with the labels of the training pictures.
+
+    Returns:
+        Accuracy on the validation pictures, by set; also in ``out/accuracy.json``.
+    """
+    torch.manual_seed(seed)
+    encoder = VisionEncoder(ResNetConfig.from_pretrained(start))
+    encoder.model.load_state_dict(ResNetModel.from_pretrained(start).state_dict())
+    processor = BlipImageProcessorPil.from_pretrained(start)
+    truth = labels(source, "train")
+    answers = {kind: sorted(set(pictures.values())) for kind, pictures in truth.items()}
+    heads = nn.ModuleDict({k: nn.Linear(encoder.hidden_size, len(a)) for k, a in answers.items()})
+    sets = {kind: _tensors(pictures, answers[kind], processor) for kind, pictures in truth.items()}
+    parameters = [*encoder.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        kind = list(sets)[step % len(sets)]
+        pixels, target = sets[kind]
+        rows = torch.randint(len(pixels), (batch_size,), generator=generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = encoder(augmented(pixels[rows], generator)).mean(dim=1)
+            loss = cross_entropy(heads[kind](features).float(), target[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    encoder.model.half().save_pretrained(out)
+    processor.save_pretrained(out)
+    encoder.model.float()
+    result = {}
+    for kind, pictures in labels(source, "validation").items():
+        known = {path: label for path, label in pictures.items() if label in answers[kind]}
+        pixels, target = _tensors(known, answers[kind], processor)
+        with torch.inference_mode():
+            guess = heads[kind](encoder.eval()(pixels).mean(dim=1)).argmax(-1)
+        result[kind] = float((guess == target).float().mean())
+    (out / "accuracy.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Each picture shifted by up to 8 pixels and mirrored by chance."""
+    size = pixels.shape[-1]
+    padded = nn.functional.pad(pixels, (8, 8, 8, 8), mode="replicate")
+    shifts = torch.randint(17, (len(pixels), 2), generator=generator).tolist()
+    flips = torch.rand(len(pixels), generator=generator) < 0.5
+    return torch.stack(
+        [
+            view.flip(-1) if flip else view
+            for image, (y, x), flip in zip(padded, shifts, flips, strict=True)
+            for view in [image[:, y : y + size, x : x + size]]
+        ]
+    )
+
+
+def _tensors(
+    pictures: Mapping[str, str], answers: Sequence[str], processor: BlipImageProcessorPil
+) -> tuple[Tensor, Tensor]:
+    images = [load_image(ImageRef(path=path)) for path in pictures]
+    pixels = processor(images, return_tensors="pt")["pixel_values"]
+    target = np.array([answers.index(label) for label in pictures.values()])
+    return pixels, torch.from_numpy(target)
