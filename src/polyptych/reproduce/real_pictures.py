@@ -31,7 +31,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from polyptych.data.images import load_image
 from polyptych.data.readers import read_examples
 from polyptych.data.records import write_records
-from polyptych.evaluation.scorers import Measurement, Metric, Scorer, caption_scorer, mean_of
+from polyptych.evaluation.scorers import Measurement, Scorer, caption_scorer, mean_of
 from polyptych.reproduce.sam import ENCODER, run_study
 from polyptych.reproduce.study import Budget, Change, GroupBy, StudySettings, Workshop
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, Prediction, TextBlock
@@ -91,7 +91,7 @@ def exact_match(
         plain(prediction.text) in {plain(reference) for reference in example.references}
         for example, prediction in zip(examples, predictions, strict=True)
     ]
-    return [mean_of(Metric("accuracy[exact]"), [e.id for e in examples], values)]
+    return [mean_of("accuracy[exact]", [e.id for e in examples], values)]
 
 
 CAPTIONS = caption_scorer("cider", "rouge_l", "bleu")

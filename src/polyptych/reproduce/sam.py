@@ -319,7 +319,7 @@ def _by(
 
 
 def best_rates(results: Path) -> dict[str, float]:
-    """Each variant's learning rate with the best validation CIDEr in the grid; empty without one."""
+    """Each variant's learning rate with the best validation CIDEr; empty without a grid."""
     found: dict[str, tuple[float, float]] = {}
     runs = json.loads(results.read_text())["runs"] if results.exists() else []
     for run in (run for run in runs if run["purpose"] == "grid"):
