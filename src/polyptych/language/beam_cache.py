@@ -25,23 +25,28 @@ def share_prompt(cache: Cache, copies: int) -> None:
         if type(layer) is DynamicLayer and not cache.offloading:
             cache.layers[index] = SharedPromptLayer(layer, copies)
         else:
-            layer.batch_repeat_interleave(copies)
+            layer.batch_repeat_interleave(copies)  # type: ignore[union-attr]  # all but dummies
 
 
 class SharedPromptLayer(DynamicLayer):
     """One layer's cache during a beam search, rows in the order example, beam.
 
     Args:
-        prompt: The cache after the prompt was read, one row per example.
+        prompt: The layer's cache after the prompts were read, one row per example.
         copies: Beams per example.
     """
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, prompt: DynamicLayer, copies: int) -> None:
         super().__init__()
-        self.lazy_initialization(prompt.keys, prompt.values)
-        self.prompt_length = prompt.get_seq_length()
-        self._key_room = _with_room(prompt.keys.repeat_interleave(copies, dim=0))
-        self._value_room = _with_room(prompt.values.repeat_interleave(copies, dim=0))
+        keys, values = prompt.keys, prompt.values
+        assert keys is not None and values is not None  # the prompts were read
+        self.lazy_initialization(keys, values)
+        self.prompt_length = keys.shape[2]
+        self._key_room = _with_room(keys, copies)
+        self._value_room = _with_room(values, copies)
         self._show(self.prompt_length)
 
     def _show(self, length: int) -> None:
@@ -71,8 +76,11 @@ class SharedPromptLayer(DynamicLayer):
             generated.copy_(generated.index_select(0, beam_idx.to(states.device)))
 
 
-def _with_room(states: Float[Tensor, "C heads L D"]) -> Float[Tensor, "C heads room D"]:
+def _with_room(
+    states: Float[Tensor, "R heads L D"], copies: int = 1
+) -> Float[Tensor, "C heads room D"]:
+    """The states at the front of a longer tensor, each row ``copies`` times (C = R x copies)."""
     rows, heads, length, width = states.shape
-    room = states.new_empty(rows, heads, length + max(ROOM, length // 2), width)
-    room[:, :, :length] = states
+    room = states.new_empty(rows * copies, heads, length + max(ROOM, length // 2), width)
+    room[:, :, :length].unflatten(0, (rows, copies)).copy_(states[:, None])
     return room
