@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -121,6 +121,15 @@ def _device(name: str | None) -> str:
     return name
 
 
+def _quiet() -> None:
+    """Hide transformers' bars for reading and writing weights; those of downloads stay."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    enable_progress_bars()
+
+
 def _decoding(default: Any, **chosen: Any) -> Any:
     """The default settings with what was chosen on the command line put in."""
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -155,6 +164,7 @@ def ask(
         )
     from polyptych.serving import chat
 
+    _quiet()
     settings = _decoding(chat.SETTINGS, num_beams=beams, max_new_tokens=max_new_tokens)
     model = words[0] if len(words) == 2 else None
     answer = chat.ask(model, image or [], words[-1], settings=settings, device=_device(device))
@@ -186,6 +196,7 @@ def train(
     from polyptych.recipes import load_recipe
     from polyptych.training.supervised import train as run
 
+    _quiet()
     chosen = load_recipe(recipe).with_overrides(overrides or [])
     result = run(chosen, out=out or Path("runs", chosen.name), resume=resume, progress=True)
     typer.echo(f"{result.steps} steps, loss {result.loss:.4f}; model in {result.final}")
@@ -216,6 +227,7 @@ def generate(
         GenerationSettings(), num_beams=beams, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
     examples = list(read_examples(data))
+    _quiet()
     loaded, processor = load_model(model, device=_device(device))
     predictions = runner.generate(loaded, processor, examples, out, settings=settings)
     typer.echo(f"{len(predictions)} predictions in {out}")
@@ -246,10 +258,11 @@ def evaluate(
     settings = _decoding(
         chosen.settings, num_beams=beams, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
+    _quiet()
     loaded, processor = load_model(model, device=_device(device))
     scores = runner.evaluate(loaded, processor, chosen, out, settings=settings)
     for score in scores:
-        low, high = score.interval  # type: ignore[attr-defined]
+        low, high = score.interval
         typer.echo(f"{score.name:<28} {score.value:8.4f}  [{low:.4f}, {high:.4f}]  n={score.count}")
     typer.echo(f"written to {out}")
 
@@ -334,6 +347,7 @@ def reproduce(
     """
     if method not in _REPRODUCTIONS:
         raise PolyptychError(f"no reproduction of {method!r}; known: {', '.join(_REPRODUCTIONS)}")
+    _quiet()
     main = importlib.import_module(f"polyptych.reproduce.{method}").main
     results = main(out or Path("runs", method), quick=quick, real=real)
     typer.echo(f"results in {results}")
@@ -360,6 +374,7 @@ def doctor(model: ModelOption = None) -> None:
     """
     from polyptych.doctor import diagnose, render
 
+    _quiet()
     findings = diagnose(model)
     typer.echo(render(findings))
     if any(finding.is_problem for finding in findings):
@@ -384,7 +399,7 @@ def make(
         raise PolyptychError(f"cannot make {source!r}; known: storybook")
     from polyptych.storybook.generation import write_dataset
 
-    path = write_dataset(task, out, count=count, split=cast(Any, split), seed=seed)
+    path = write_dataset(task, out, count=count, split=split, seed=seed)
     typer.echo(f"{count} records in {path}")
 
 
@@ -407,24 +422,13 @@ def show(
     example = find_example(records, example_id=identity, line=line)
     processor = None
     if tokens:
-        processor = _processor(model)
+        from polyptych.models.checkpoint import load_processor
+
+        processor = load_processor(model)
     typer.echo(describe(example, processor))
     if out is not None:
         write_contact_sheet(example, out)
         typer.echo(f"pictures in {out}")
-
-
-def _processor(model: str | None) -> Any:
-    from transformers import AutoProcessor
-
-    from polyptych.models.checkpoint import resolve
-
-    path = resolve(model)
-    if Path(path).exists() and not Path(path, "processor_config.json").exists():
-        raise PolyptychError(f"{path}: no processor here (no processor_config.json)")
-    if not Path(path).exists() and path.count("/") != 1:  # no hub name either: ask no network
-        raise PolyptychError(f"{path}: no such model; name one with --model, or use --no-tokens")
-    return AutoProcessor.from_pretrained(path)
 
 
 @data_app.command(epilog=example("polyptych data check data/stories"))

@@ -11,6 +11,7 @@ of the image computed once for several passes, and two streams that exchange bet
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -154,6 +155,9 @@ class QFormer(nn.Module):
         reads_text: Whether instructions are read; False leaves out the weights for them.
     """
 
+    layers: Sequence[QFormerLayer]
+    """An ``nn.ModuleList``, whose own type forgets what it holds."""
+
     def __init__(
         self, config: InstructBlipQFormerConfig, num_query_tokens: int, reads_text: bool = True
     ) -> None:
@@ -167,10 +171,11 @@ class QFormer(nn.Module):
             )
         self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.layers = nn.ModuleList(
+        layers = nn.ModuleList(
             QFormerLayer(config, index % config.cross_attention_frequency == 0, reads_text)
             for index in range(config.num_hidden_layers)
         )
+        self.layers = cast("Sequence[QFormerLayer]", layers)
 
     def embed(
         self,

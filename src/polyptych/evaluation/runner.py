@@ -32,7 +32,7 @@ from polyptych.evaluation.scorers import Estimate, accepted_answers, estimate, m
 from polyptych.evaluation.statistics import CONFIDENCE, RESAMPLES
 from polyptych.evaluation.task import GenerationSettings, Task, prompt_text
 from polyptych.files import write_aside
-from polyptych.schema import Example, Prediction, Score
+from polyptych.schema import Example, Prediction
 
 PREDICTIONS_FILE = "predictions.jsonl"
 SCORES_FILE = "scores.json"
@@ -47,7 +47,7 @@ def evaluate(
     settings: GenerationSettings | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> list[Score]:
+) -> list[Estimate]:
     """Answer a task's examples and score the answers.
 
     Writes ``predictions.jsonl`` and ``scores.json`` into the folder ``out``.
@@ -62,7 +62,7 @@ def evaluate(
         progress: Show a bar with an estimate of the time left.
 
     Returns:
-        One :class:`~polyptych.evaluation.scorers.Estimate` per metric: a score with its interval.
+        One estimate per metric: a score with its interval.
 
     Raises:
         PolyptychError: If ``out`` holds a run with other settings, another model or other data.
@@ -83,7 +83,7 @@ def evaluate(
     }
     with write_aside(out / SCORES_FILE) as file:
         json.dump(record, file, indent=1, ensure_ascii=False)
-    return list(scores)
+    return scores
 
 
 def generate(

@@ -16,10 +16,10 @@ import numpy as np
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.metrics import METRICS, compute, resolve
 from polyptych.evaluation.metrics.bleu import (
-    _bleu,
-    _clipped_matches,
-    _closest_reference_lengths,
-    _guesses,
+    bleu_of_counts,
+    candidate_ngrams,
+    clipped_matches,
+    closest_reference_lengths,
 )
 from polyptych.evaluation.metrics.ngrams import MAX_ORDER, Corpus
 from polyptych.evaluation.statistics import (
@@ -213,13 +213,13 @@ def _measure_bleu(
         [prepare(answer) for answer in answers],
         [[prepare(reference) for reference in several] for several in references],
     )
-    lengths = [corpus.candidate_lengths, _closest_reference_lengths(corpus)]
-    columns = [*_clipped_matches(corpus), *_guesses(corpus), *lengths]
+    lengths = [corpus.candidate_lengths, closest_reference_lengths(corpus)]
+    columns = [*clipped_matches(corpus), *candidate_ngrams(corpus), *lengths]
 
     def aggregate(sums: Array) -> Array:
         counts = np.moveaxis(sums, -1, 0).astype(np.int64)
         matches, ngrams, (length, reference_length) = np.split(counts, [MAX_ORDER, 2 * MAX_ORDER])
-        return _bleu(matches[:order], ngrams[:order], length, reference_length)
+        return bleu_of_counts(matches[:order], ngrams[:order], length, reference_length)
 
     statistics = np.stack(columns, axis=1).astype(np.float64)
     return Measurement(name, tuple(ids), statistics, aggregate, per_item=False)

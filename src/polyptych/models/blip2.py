@@ -120,10 +120,12 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     4. language model
     """
 
-    config_class = PolyptychBlip2Config
+    config_class: type[PolyptychBlip2Config] = PolyptychBlip2Config
+    config: PolyptychBlip2Config
+    connector: QFormerConnector
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -136,7 +138,7 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model = AutoModelForCausalLM.from_config(
             config.text_config, dtype=torch.get_default_dtype()
         )
-        self.connector = self._build_connector(config, self.language_width)
+        self.connector = self._build_connector(self.language_width)
         self.post_init()
         self.generation_config.suppress_tokens = (
             [config.image_token_id]
@@ -144,9 +146,8 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             else None
         )
 
-    def _build_connector(
-        self, config: PolyptychBlip2Config, language_width: int
-    ) -> QFormerConnector:
+    def _build_connector(self, language_width: int) -> QFormerConnector:
+        config = self.config
         return QFormerConnector(
             config.qformer_config,
             config.num_query_tokens,
@@ -165,7 +166,7 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """D_llm: the width of the word embeddings (not always the decoder's hidden size)."""
         return self.get_input_embeddings().embedding_dim
 
-    def get_input_embeddings(self) -> torch.nn.Module:
+    def get_input_embeddings(self) -> torch.nn.Embedding:
         """The language model's word embeddings."""
         return self.language_model.get_input_embeddings()
 
@@ -254,6 +255,7 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 qformer_attention_mask,
                 record,
             )
+            assert image_counts is not None  # encode_images has refused that
             inputs_embeds = self._splice(inputs_embeds, visual_mask, connected, image_counts)
         elif bool(visual_mask.any()) and past_key_values is None:
             raise PolyptychError(f"{int(visual_mask.sum())} image placeholders, but 0 images")
@@ -305,13 +307,18 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return splice_visual_tokens(inputs_embeds, visual_mask, tokens, per_row)
 
     # Generation: the prompt is read once, whatever the number of beams.
+    #
+    # The types are ignored where transformers asks of `self` a protocol that no model meets, and
+    # where a signature says less than the one it stands for.
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, is_first_iteration: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
         """Drop the images after the first step when the cache holds what they said."""
-        inputs = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids,  # type: ignore[arg-type]
+            is_first_iteration=is_first_iteration,
+            **kwargs,
         )
         if not is_first_iteration and kwargs.get("use_cache", True):
             for name in PREFILL_INPUTS:
@@ -319,13 +326,14 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return inputs
 
     @staticmethod
-    def _expand_inputs_for_generation(
+    def _expand_inputs_for_generation(  # type: ignore[override]
         expand_size: int = 1,
         is_encoder_decoder: bool = False,
         input_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[Tensor | None, dict[str, Any]]:
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Repeat rows for beams; images stay flat and are encoded once."""
+        assert input_ids is not None  # the model's main input
         for name in ("attention_mask", "position_ids"):
             if kwargs.get(name) is not None:
                 kwargs[name] = kwargs[name].repeat_interleave(expand_size, dim=0)
@@ -343,19 +351,20 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         transformers expands before it reads, so that five beams read five equal prompts. The first
         rows of each group of copies stand for all of them here.
         """
+        read: Any = super()._prefill  # type: ignore[misc]
         copies = max(generation_config.num_beams, generation_config.num_return_sequences)
         if copies == 1 or not model_kwargs.get("use_cache", True) or not is_first_iteration:
-            return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
+            return read(input_ids, generation_config, model_kwargs, is_first_iteration)
         once = dict(model_kwargs)
         for name in ("attention_mask", "position_ids"):
             if once.get(name) is not None:
                 once[name] = once[name][::copies]
-        outputs = super()._prefill(input_ids[::copies], generation_config, once, is_first_iteration)
+        outputs = read(input_ids[::copies], generation_config, once, is_first_iteration)
         share_prompt(outputs.past_key_values, copies)
         outputs.logits = outputs.logits.repeat_interleave(copies, dim=0)
         return outputs
 
-    def _get_logits_processor(
+    def _get_logits_processor(  # type: ignore[override]
         self,
         generation_config: Any,
         input_ids_seq_length: int | None = None,
@@ -368,7 +377,7 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         penalty = generation_config.repetition_penalty
         generation_config.repetition_penalty = None
-        processors = super()._get_logits_processor(
+        processors = super()._get_logits_processor(  # type: ignore[misc]
             generation_config, input_ids_seq_length=input_ids_seq_length, **kwargs
         )
         generation_config.repetition_penalty = penalty

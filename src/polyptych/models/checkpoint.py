@@ -6,9 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from polyptych.errors import PolyptychError
+from polyptych.models.blip2 import PolyptychBlip2Config
+from polyptych.models.processor import PolyptychProcessor
 
 ASSETS = Path(__file__).parents[1] / "assets"
 """Where the bundled models lie inside the package."""
@@ -33,7 +41,7 @@ def load_model(
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-) -> tuple[PreTrainedModel, Any]:
+) -> tuple[PreTrainedModel, PolyptychProcessor]:
     """Load a model and the processor saved beside it, in eval mode.
 
     Args:
@@ -42,18 +50,73 @@ def load_model(
         device: Where to put the model.
 
     Raises:
-        PolyptychError: If there is no such folder, or weights and model do not match exactly.
+        PolyptychError: If there is no such folder, it holds a model of another family, or weights
+            and model do not match exactly.
     """
     path = resolve(name)
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
-    if looks_local and not (Path(path) / "config.json").exists():
+    check_folder(path, "config.json", "model")
+    check_family(path)
+    model = _load_weights(path, dtype)
+    return model.eval().to(device), load_processor(path)
+
+
+def load_processor(name: str | Path | None = None) -> PolyptychProcessor:
+    """Load a processor alone: what is needed to see or make rows, without a model's weights.
+
+    Args:
+        name: A folder, a hub name, the name of a bundled model, or None for the default one.
+
+    Raises:
+        PolyptychError: If there is none, or it belongs to a model of another family.
+    """
+    path = resolve(name)
+    if Path(path, "config.json").exists():
+        check_family(path)
+    check_folder(path, "processor_config.json", "processor")
+    processor = AutoProcessor.from_pretrained(path)
+    if not isinstance(processor, PolyptychProcessor):
         raise PolyptychError(
-            f"{path}: no model here (no config.json); bundled: {', '.join(bundled_models())}"
+            f"{path}: a {type(processor).__name__}; a {PolyptychProcessor.__name__} is needed"
         )
+    return processor
+
+
+def check_folder(path: str, file: str, kind: str) -> None:
+    """Refuse a name that is no folder with such a file and cannot be a hub name either.
+
+    Raises:
+        PolyptychError: Naming the path, the file and the bundled models.
+    """
+    is_hub_name = path.count("/") == 1 and not path.startswith((".", "/", "~"))
+    if (Path(path).exists() or not is_hub_name) and not Path(path, file).exists():
+        raise PolyptychError(
+            f"{path}: no {kind} here (no {file}); bundled: {', '.join(bundled_models())}"
+        )
+
+
+def check_family(path: str) -> None:
+    """Refuse models that are none of ours, before anything of them is loaded.
+
+    Raises:
+        PolyptychError: Naming the folder, its ``model_type`` and what is supported.
+    """
+    found = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+    known = [config.model_type for config in _configs(PolyptychBlip2Config)]
+    if found not in known:
+        raise PolyptychError(f"{path}: a model of type {found!r}; supported: {', '.join(known)}")
+
+
+def _configs(base: type[PreTrainedConfig]) -> list[type[PreTrainedConfig]]:
+    """A base's config and those of the methods on it, without naming them here."""
+    return [base, *(config for child in base.__subclasses__() for config in _configs(child))]
+
+
+def _load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
+    load: Any = AutoModelForImageTextToText.from_pretrained
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, output_loading_info=True
-        )
+        model, info = load(path, dtype=dtype, output_loading_info=True)
+    except SafetensorError as error:  # a truncated file
+        raise PolyptychError(f"{path}: weights cannot be read: {first_line(error)}") from error
     except RuntimeError as error:  # shapes that do not fit
         raise PolyptychError(f"{path}: weights and config disagree: {first_line(error)}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -63,7 +126,7 @@ def load_model(
                 f"{path}: {len(names)} {kind.replace('_', ' ')} in the weights: "
                 f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
             )
-    return model.eval().to(device), AutoProcessor.from_pretrained(path)
+    return model
 
 
 def first_line(error: Exception) -> str:

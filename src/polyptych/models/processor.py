@@ -48,6 +48,11 @@ class PolyptychProcessor(ProcessorMixin):
         **kwargs: Handed to transformers (``chat_template``).
     """
 
+    # transformers sets these by the names of the arguments.
+    image_processor: Any
+    tokenizer: Any
+    qformer_tokenizer: Any
+
     def __init__(
         self,
         image_processor: Any,

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,8 +135,8 @@ class RealWorkshop(Workshop):
             if paths[name].exists():
                 continue
             task, split = name.split("-")
-            options = {} if task == "african_storybook" else {"count": counts[split]}
-            examples = read_examples(self.source / task, split=split, **options)
+            limit: dict[str, Any] = {} if task == "african_storybook" else {"count": counts[split]}
+            examples = read_examples(self.source / task, split=split, **limit)
             write_records(paths[name], list(examples)[: counts[split]])
         if not paths[self.align_set].exists():
             write_records(paths[self.align_set], single_pictures(self.source))
@@ -200,7 +201,7 @@ def labels(source: Path, split: Split) -> dict[str, dict[str, str]]:
 
 def single_pictures(source: Path) -> list[Example]:
     """Stage ``align``: one picture, one short text; training pictures only."""
-    examples = []
+    examples: list[Example] = []
     texts = {"material": "a photo of {}.", "emoji": "a drawing of {}."}
     for kind, pictures in labels(source, "train").items():
         for path, label in sorted(pictures.items()):

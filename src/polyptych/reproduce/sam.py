@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -52,7 +52,13 @@ from polyptych.reproduce.study import (
 )
 from polyptych.reproduce.summary import summarize
 from polyptych.schema import Example, Prediction
-from polyptych.training.recipe import DataRecipe, OptimizerRecipe, Recipe, ValidationRecipe
+from polyptych.training.recipe import (
+    DataRecipe,
+    DataSource,
+    OptimizerRecipe,
+    Recipe,
+    ValidationRecipe,
+)
 from polyptych.training.supervised import train
 from polyptych.vision.feature_cache import FeatureCache, encoder_fingerprint
 
@@ -180,7 +186,9 @@ def align(shop: Workshop, budget: Budget) -> None:
         name=f"base-{budget.name}",
         stage="align",
         trainable=("connector", "language_model"),
-        data=DataRecipe(train=str(data[shop.align_set]), feature_cache=str(shop.features)),
+        data=DataRecipe(
+            train=(DataSource(path=str(data[shop.align_set])),), feature_cache=str(shop.features)
+        ),
         optimizer=OptimizerRecipe(
             learning_rate=settings.base_learning_rate,
             warmup_steps=settings.base_steps // 10,
@@ -210,14 +218,16 @@ def execute(shop: Workshop, run: Run) -> dict[str, Any]:
         return json.loads(done.read_text())
     torch.set_num_threads(1)
     base, processor = load_model(shop.base(run.budget))
-    model = build_variant(base, run.variant, run.seed)
+    model = build_variant(cast(PolyptychSamForConditionalGeneration, base), run.variant, run.seed)
     recipe = Recipe(
         name=run.name,
         stage="finetune",
         trainable=("connector", "language_model"),
         data=DataRecipe(
-            train=tuple({"path": str(data[f"{task}-train"])} for task in shop.tasks),
-            validation=tuple({"path": str(data[f"{task}-validation"])} for task in shop.tasks),
+            train=tuple(DataSource(path=str(data[f"{task}-train"])) for task in shop.tasks),
+            validation=tuple(
+                DataSource(path=str(data[f"{task}-validation"])) for task in shop.tasks
+            ),
             feature_cache=str(shop.features),
         ),
         optimizer=OptimizerRecipe(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, ResNetConfig, ResNetModel
+from transformers import ResNetConfig, ResNetModel
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from polyptych.data.records import read_records
@@ -250,7 +250,7 @@ def build_variant(
     return _with_guidance(base, guidance, extra, seed) if extra else model
 
 
-def connector_size(model: PreTrainedModel) -> int:
+def connector_size(model: PolyptychSamForConditionalGeneration) -> int:
     """Parameters of the connector, guidance included."""
     return sum(p.numel() for p in model.connector.parameters())
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from polyptych.data.records import write_records
 from polyptych.errors import PolyptychError
@@ -24,28 +25,45 @@ RECORDS_FILE = "records.jsonl"
 
 
 def make_examples(
-    task: str, *, count: int, split: Split, seed: int, start: int = 0, **options: Any
+    task: str, *, count: int, split: str, seed: int, start: int = 0, **options: Any
 ) -> Iterator[StoryExample]:
     """Draws examples ``start`` to ``start + count - 1``, the same for the same arguments.
 
     Args:
         task: Key of :data:`~polyptych.storybook.tasks.TASKS`.
         count: How many.
-        split: Split whose compositions they show.
+        split: ``train``, ``validation`` or ``test``: whose compositions they show.
         seed: Another seed gives another set.
         start: Index of the first one; no earlier example has to be drawn for it.
         **options: Passed to the task's ``make_example``.
 
     Raises:
-        PolyptychError: For an unknown task or split.
+        PolyptychError: At once for an unknown task, split or option; when an example is asked for,
+            if the options leave no way to draw it.
     """
+    _check_request(task, split, options)
+    checked = cast(Split, split)
+    return (
+        replace(
+            _make_example(task, index, split=checked, seed=seed, options=options),
+            id=f"{task}-{split}-{seed}-{index:06d}",
+        )
+        for index in range(start, start + count)
+    )
+
+
+def _check_request(task: str, split: str, options: Iterable[str]) -> None:
     if task not in TASKS:
         raise PolyptychError(f"unknown Storybook task {task!r}; known: {', '.join(TASKS)}")
     if split not in get_args(Split):
         raise PolyptychError(f"unknown split {split!r}; known: {', '.join(get_args(Split))}")
-    for index in range(start, start + count):
-        example = _make_example(task, index, split=split, seed=seed, options=options)
-        yield replace(example, id=f"{task}-{split}-{seed}-{index:06d}")
+    parameters = inspect.signature(TASKS[task]).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise PolyptychError(
+                f"Storybook task {task!r} has no option {option!r}; known: {', '.join(known)}"
+            )
 
 
 def _make_example(
@@ -85,7 +103,7 @@ def write_dataset(
     out_dir: str | Path,
     *,
     count: int,
-    split: Split,
+    split: str,
     seed: int,
     size: int = IMAGE_SIZE,
     **options: Any,
@@ -105,7 +123,8 @@ def write_dataset(
         The path of ``records.jsonl``.
 
     Raises:
-        PolyptychError: For an unknown task or split, or when the system refuses to write.
+        PolyptychError: For an unknown task, split or option (then no folder is made), or when the
+            system refuses to write.
     """
     path = Path(out_dir) / RECORDS_FILE
     stories = make_examples(task, count=count, split=split, seed=seed, **options)

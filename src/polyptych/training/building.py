@@ -12,7 +12,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoProcessor,
     PreTrainedModel,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
@@ -20,7 +19,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from polyptych.errors import PolyptychError
 from polyptych.language.tokenizer import train_tokenizer
 from polyptych.models.blip2 import PolyptychBlip2Config
-from polyptych.models.checkpoint import first_line, load_model, resolve
+from polyptych.models.checkpoint import first_line, load_model, load_processor, resolve
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.training.recipe import ModelRecipe
 
@@ -41,7 +40,7 @@ def build_model(
     if recipe.checkpoint is not None and not recipe.config:
         model, processor = load_model(recipe.checkpoint)
     elif recipe.checkpoint is not None or recipe.processor is not None:
-        processor = AutoProcessor.from_pretrained(resolve(recipe.processor or recipe.checkpoint))
+        processor = load_processor(recipe.processor or recipe.checkpoint)
         model = _from_config(recipe, recipe.config)
     else:
         processor, config = _new_processor(recipe, texts)

@@ -11,6 +11,7 @@ a ViT from nothing needs, so the bundled models, trained on a CPU in minutes, ha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -36,7 +37,7 @@ class FeatureChoice:
     """Whether the output is a convolutional map (I, D_v, h, w), which carries no positions."""
 
 
-_MODELS = {
+_MODELS: dict[str, tuple[Any, FeatureChoice]] = {
     "instructblip_vision_model": (
         InstructBlipVisionModel,
         FeatureChoice(layer=-1, keep_class_token=True, has_class_token=True),

@@ -48,7 +48,7 @@ class FeatureCache:
     def __init__(self, folder: str | Path, fingerprint: str) -> None:
         self.folder, self.fingerprint = Path(folder), fingerprint
         self.rows: dict[str, int] = {}
-        self._map: np.memmap | None = None
+        self._map: np.ndarray | None = None  # memory-mapped, rows x P x D_v
         self._shape: tuple[int, int] | None = None
         meta = self.folder / "meta.json"
         if meta.exists():

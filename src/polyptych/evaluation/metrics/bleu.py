@@ -26,10 +26,10 @@ Floats = NDArray[np.float64]
 
 def bleu(corpus: Corpus, order: int) -> tuple[float, Floats]:
     """BLEU-``order`` of the corpus and of each item ``(items,)``, between 0 and 1."""
-    correct, guesses = _clipped_matches(corpus), _guesses(corpus)
-    length, closest = corpus.candidate_lengths, _closest_reference_lengths(corpus)
-    per_item = _bleu(correct[:order], guesses[:order], length, closest)
-    whole = _bleu(
+    correct, guesses = clipped_matches(corpus), candidate_ngrams(corpus)
+    length, closest = corpus.candidate_lengths, closest_reference_lengths(corpus)
+    per_item = bleu_of_counts(correct[:order], guesses[:order], length, closest)
+    whole = bleu_of_counts(
         correct[:order].sum(1, keepdims=True),
         guesses[:order].sum(1, keepdims=True),
         length.sum(keepdims=True),
@@ -38,7 +38,7 @@ def bleu(corpus: Corpus, order: int) -> tuple[float, Floats]:
     return float(whole[0]), per_item
 
 
-def _bleu(correct: Ints, guesses: Ints, length: Ints, reference_length: Ints) -> Floats:
+def bleu_of_counts(correct: Ints, guesses: Ints, length: Ints, reference_length: Ints) -> Floats:
     """Precisions ``(order, items)`` and lengths ``(items,)`` to BLEU ``(items,)``."""
     precision = (correct + _TINY) / (guesses + _SMALL)
     ratio = (length + _TINY) / (reference_length + _SMALL)
@@ -46,7 +46,7 @@ def _bleu(correct: Ints, guesses: Ints, length: Ints, reference_length: Ints) ->
     return np.prod(precision, axis=0) ** (1.0 / len(correct)) * brevity_penalty
 
 
-def _clipped_matches(corpus: Corpus) -> Ints:
+def clipped_matches(corpus: Corpus) -> Ints:
     """Candidate n-grams also found in a reference, at most as often as in one ``(4, items)``."""
     rows = []
     for counts in corpus.orders:
@@ -58,12 +58,13 @@ def _clipped_matches(corpus: Corpus) -> Ints:
     return np.stack(rows)
 
 
-def _guesses(corpus: Corpus) -> Ints:
+def candidate_ngrams(corpus: Corpus) -> Ints:
     """N-grams in each candidate ``(4, items)``."""
     return np.stack([np.maximum(0, corpus.candidate_lengths - k) for k in range(MAX_ORDER)])
 
 
-def _closest_reference_lengths(corpus: Corpus) -> Ints:
+def closest_reference_lengths(corpus: Corpus) -> Ints:
+    """Words of each item's reference closest in length, the shorter one on a tie ``(items,)``."""
     lengths = corpus.reference_lengths
     distance = np.abs(lengths - corpus.candidate_lengths[corpus.item_of_reference])
     scale = int(lengths.max(initial=0)) + 1

@@ -35,13 +35,16 @@ Record = dict[str, Tensor] | None
 """Receives the named intermediates of a pass, where somebody asked for them."""
 
 
-def zero_linear(width: int) -> nn.Linear:
-    """A linear layer that starts at exactly zero, also after transformers' own initialization."""
-    layer = nn.Linear(width, width)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    layer.starts_at_zero = True
-    return layer
+class ZeroLinear(nn.Linear):
+    """A square linear layer that starts at zero, also after transformers' own initialization."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+
+    def reset_parameters(self) -> None:
+        """Zero, so that training starts from the base model."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
 
 
 class AdaptiveAdjustment(nn.Module):
@@ -88,8 +91,8 @@ class ReleasedGuidance(nn.Module):
     def __init__(self, width: int, vision_width: int) -> None:
         super().__init__()
         self.adaptive_adjustment = AdaptiveAdjustment(vision_width)
-        self.query_to_w = zero_linear(width)  # released name: one_2_muliple
-        self.w_to_query = zero_linear(width)  # released name: multiple_2_one
+        self.query_to_w = ZeroLinear(width)  # released name: one_2_muliple
+        self.w_to_query = ZeroLinear(width)  # released name: multiple_2_one
 
     def forward(
         self,
@@ -182,8 +185,8 @@ class PaperGuidance(nn.Module):
         self.exchange_from, self.exchange_to = exchange_from, exchange_to
         self.w_former = WFormer(qformer, exchange_to + 1)
         self.adaptive_adjustment = AdaptiveAdjustment(vision_width)
-        self.query_to_w = zero_linear(width)
-        self.w_to_query = zero_linear(width)
+        self.query_to_w = ZeroLinear(width)
+        self.w_to_query = ZeroLinear(width)
 
     def forward(
         self,
@@ -243,13 +246,12 @@ class PaperGuidance(nn.Module):
         for index, layer in enumerate(tower.layers):
             if index == self.exchange_from:
                 w = w + self.query_to_w(initial[image.flatten()])
-            if record is not None and context[index] is not None:
-                looked = layer.cross_attention.weights(
-                    w[:, : tower.num_query_tokens], context[index], bias
-                )
+            seen = context[index]
+            if record is not None and seen is not None:
+                looked = layer.cross_attention.weights(w[:, : tower.num_query_tokens], seen, bias)
                 looked = looked.unflatten(1, (slots, -1))[filled.flatten()]
                 record[f"context.attention.layer.{index}"] = looked
-            w = layer(w, tower.num_query_tokens, mask, context[index], bias)
+            w = layer(w, tower.num_query_tokens, mask, seen, bias)
         guided, semantics = image[filled], self.w_to_query(w[filled.flatten()])
         if record is not None:
             record["context.guided"], record["contextual_semantics"] = guided, semantics

@@ -19,7 +19,7 @@ from polyptych.connectors.connector import (
     QFormerConnector,
     example_of_image,
 )
-from polyptych.methods.sam.guidance import PaperGuidance, ReleasedGuidance
+from polyptych.methods.sam.guidance import PaperGuidance, ReleasedGuidance, ZeroLinear
 from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
 from polyptych.vision.encoder import feature_width
 
@@ -60,6 +60,10 @@ class PolyptychSamConfig(PolyptychBlip2Config):
 class SamConnector(QFormerConnector):
     """A Q-Former whose images guide each other."""
 
+    guidance: ReleasedGuidance | PaperGuidance | None
+    guidance_enabled: bool
+    """False reads images alone for a while; see ``guidance_disabled`` of the model."""
+
     def __init__(self, config: PolyptychSamConfig, language_width: int) -> None:
         super().__init__(
             config.qformer_config,
@@ -69,7 +73,7 @@ class SamConnector(QFormerConnector):
             config.instruction_aware,
         )
         vision_width = feature_width(config.vision_config)
-        self.guidance: nn.Module | None = None
+        self.guidance = None
         if config.guidance == "released":
             self.guidance = ReleasedGuidance(config.qformer_config.hidden_size, vision_width)
         elif config.guidance == "paper":
@@ -111,17 +115,18 @@ class PolyptychSamForConditionalGeneration(PolyptychBlip2ForConditionalGeneratio
     """The BLIP-2 base with :class:`SamConnector`; everything else is inherited."""
 
     config_class = PolyptychSamConfig
+    config: PolyptychSamConfig
+    connector: SamConnector
 
-    def _build_connector(self, config: PolyptychSamConfig, language_width: int) -> SamConnector:
-        return SamConnector(config, language_width)
+    def _build_connector(self, language_width: int) -> SamConnector:
+        return SamConnector(self.config, language_width)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if getattr(module, "starts_at_zero", False):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-            return
-        super()._init_weights(module)
+        if isinstance(module, ZeroLinear):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
 
     def copy_qformer_to_w_former(self) -> None:
         """Start the ``paper`` form's W-former from the current Q-Former (after loading a base)."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +42,7 @@ def released_language_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     A piece outside the vocabulary is id 0. (The published code renames the unknown token to
     ``</s>`` as well, but SentencePiece goes on giving id 0.)
     """
-    special = {
+    special: dict[str, Any] = {
         "bos_token": "</s>",
         "eos_token": "</s>",
         "unk_token": "<unk>",
