@@ -8,7 +8,7 @@ training picture shows:
 ``released``     guidance as the published code computes it
 ``paper``        guidance as the method figure draws it
 
-Stages: draw the data -> cache frozen features -> align one base per budget -> choose each variant's
+Stages: draw the data -> cache frozen features -> train one base per budget -> choose each variant's
 learning rate on validation over one grid -> all seeds -> other budgets of visual tokens. Every run
 has a folder, resumes where it was killed, and is appended to the results file when it ends.
 
@@ -161,9 +161,7 @@ def run_study(
 def cache_features(shop: Workshop) -> FeatureCache:
     """Encode every picture once, before several runs read the cache at the same time."""
     model, processor = _encoder_model(shop)
-    cache = FeatureCache(
-        shop.features, encoder_fingerprint(model.vision_encoder, processor.image_processor)
-    )
+    cache = feature_cache(shop, model, processor)
     for path in shop.data.values():
         refs = (ref for example in read_records(path) for ref in example.images)
         cache.fill(refs, model.vision_encoder, processor.pixels)
@@ -179,19 +177,24 @@ def _encoder_model(
 
 
 def align(shop: Workshop, budget: Budget) -> None:
-    """Stage ``align``: single pictures and their descriptions teach the base to see and speak."""
+    """A base that sees and speaks, reading every picture alone; what all variants start from."""
     settings, data = shop.settings, shop.data
+    if shop.base(budget).exists():
+        return
+    torch.set_num_threads(1)
     processor = build_processor(shop.encoder, data, budget.tokens)
+    model = build_base(shop.encoder, processor, budget, seed=0)
+    names = (shop.align_set, *(f"{task}-train" for task in shop.tasks))
     recipe = Recipe(
         name=f"base-{budget.name}",
-        stage="align",
         trainable=("connector", "language_model"),
         data=DataRecipe(
-            train=(DataSource(path=str(data[shop.align_set])),), feature_cache=str(shop.features)
+            train=tuple(DataSource(path=str(data[name])) for name in names),
+            feature_cache=str(shop.features),
         ),
         optimizer=OptimizerRecipe(
             learning_rate=settings.base_learning_rate,
-            warmup_steps=settings.base_steps // 10,
+            warmup_steps=settings.base_steps // 20,
             weight_decay=0.05,
         ),
         steps=settings.base_steps,
@@ -199,15 +202,20 @@ def align(shop: Workshop, budget: Budget) -> None:
         threads=1,
         precision="bf16",
         log_every=20,
+        save_every=500,
         tensorboard=False,
     )
     with sdpa_kernel(SDPBackend.MATH):
-        train(
-            recipe,
-            out=shop.base(budget).parent,
-            model=build_base(shop.encoder, processor, budget, seed=0),
-            processor=processor,
-        )
+        shop.teach_to_see(model, feature_cache(shop, model, processor))
+        train(recipe, out=shop.base(budget).parent, model=model, processor=processor)
+
+
+def feature_cache(
+    shop: Workshop, model: PolyptychSamForConditionalGeneration, processor: PolyptychProcessor
+) -> FeatureCache:
+    """The workshop's cache, checked against the model's encoder."""
+    fingerprint = encoder_fingerprint(model.vision_encoder, processor.image_processor)
+    return FeatureCache(shop.features, fingerprint)
 
 
 def execute(shop: Workshop, run: Run) -> dict[str, Any]:
@@ -256,9 +264,7 @@ def execute(shop: Workshop, run: Run) -> dict[str, Any]:
         "tasks": {},
     }
     if run.purpose != "grid":
-        cache = FeatureCache(
-            shop.features, encoder_fingerprint(model.vision_encoder, processor.image_processor)
-        )
+        cache = feature_cache(shop, model, processor)
         items = {}
         for task in shop.tasks:
             examples = list(read_records(data[f"{task}-test"]))

@@ -24,8 +24,10 @@ from polyptych.evaluation.tasks.storybook import SCORERS
 from polyptych.language.tokenizer import IMAGE_TOKEN, train_tokenizer
 from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
 from polyptych.models.processor import PolyptychProcessor
+from polyptych.reproduce.base import pictures_of, teach_to_see
 from polyptych.schema import Example
 from polyptych.storybook.generation import RECORDS_FILE, write_dataset
+from polyptych.vision.feature_cache import FeatureCache
 
 VARIANTS = ("independent", "released", "paper")
 GUIDANCE = {"independent": "off", "released": "released", "paper": "paper"}
@@ -63,16 +65,20 @@ class StudySettings:
     test: int = 400
     """Test examples of each task, never looked at before the end."""
     data_seed: int = 2024
-    base_steps: int = 1200
-    base_learning_rate: float = 2e-3
-    steps: int = 1200
-    grid_steps: int = 600
+    seeing_steps: int = 4000
+    """Steps of 64 pictures that teach the base's visual tokens what is in a picture."""
+    base_steps: int = 2000
+    """Steps of the base on descriptions and groups, every picture read alone."""
+    base_learning_rate: float = 1e-3
+    steps: int = 700
+    """Steps of every variant from the base."""
+    grid_steps: int = 200
     """Steps of the shorter runs that choose a learning rate."""
     batch_size: int = 16
     learning_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     budget: Budget = Budget()
-    sweep: tuple[Budget, ...] = (Budget(1), Budget(1, 12), Budget(4))
+    sweep: tuple[Budget, ...] = (Budget(1, 12), Budget(1))
     """Other budgets, with one seed each."""
     sweep_seeds: tuple[int, ...] = (0,)
 
@@ -105,6 +111,17 @@ class Workshop:
     def align_set(self) -> str:
         """Name of the set of single pictures."""
         return "description-train"
+
+    def teach_to_see(
+        self, model: PolyptychSamForConditionalGeneration, features: FeatureCache
+    ) -> None:
+        """Prepare a fresh base's connector; see :mod:`polyptych.reproduce.base`."""
+        examples = [
+            example
+            for name in (self.align_set, *(f"{task}-train" for task in self.tasks))
+            for example in read_records(self.data[name])
+        ]
+        teach_to_see(model, pictures_of(examples), features, steps=self.settings.seeing_steps)
 
     @property
     def scorers(self) -> Mapping[str, tuple[Scorer, ...]]:
