@@ -34,8 +34,8 @@ from polyptych.data.readers import read_examples
 from polyptych.data.records import write_records
 from polyptych.evaluation.scorers import Measurement, Scorer, caption_scorer, mean_of
 from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
-from polyptych.reproduce.sam import ENCODER, run_study
-from polyptych.reproduce.study import Budget, Change, GroupBy, StudySettings, Workshop
+from polyptych.reproduce.runs import run_study
+from polyptych.reproduce.study import ENCODER, Budget, Change, GroupBy, StudySettings, Workshop
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, Prediction, TextBlock
 from polyptych.storybook.vocabulary import Split
 from polyptych.vision.encoder import VisionEncoder

@@ -23,6 +23,7 @@ from polyptych.evaluation.scorers import Scorer
 from polyptych.evaluation.tasks.storybook import SCORERS
 from polyptych.language.tokenizer import IMAGE_TOKEN, train_tokenizer
 from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
+from polyptych.models.checkpoint import ASSETS
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.reproduce.base import pictures_of, teach_to_see
 from polyptych.schema import Example
@@ -31,6 +32,9 @@ from polyptych.vision.feature_cache import FeatureCache
 
 VARIANTS = ("independent", "released", "paper")
 GUIDANCE = {"independent": "off", "released": "released", "paper": "paper"}
+
+ENCODER = ASSETS / "storybook-encoder"
+"""The frozen encoder of all bases; trained by :mod:`polyptych.reproduce.encoder`."""
 
 GroupBy = Callable[[Example], Any]
 """Puts a test example into a group, to see where a gain comes from."""
