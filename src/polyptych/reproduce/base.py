@@ -6,8 +6,7 @@ SAM starts from a trained InstructBLIP, so a small base has to be trained, too, 
    with texts; a drawn picture knows its truth, so a linear readout of the visual tokens is asked
    for it directly (kinds, colored kinds, categories, place, looks and acts of persons). The readout
    is thrown away.
-2. *instruction*: next-token loss on descriptions of single pictures and on the group tasks, all
-   pictures read alone.
+2. *instruction*: next-token loss on the tasks, all pictures read alone.
 """
 
 from __future__ import annotations

@@ -121,6 +121,11 @@ class RealWorkshop(Workshop):
         """Single pictures with their label or text."""
         return "single-train"
 
+    @property
+    def base_sets(self) -> tuple[str, ...]:
+        """The tasks and, so that words meet single pictures, the singles."""
+        return (*super().base_sets, self.align_set)
+
     def teach_to_see(
         self, model: PolyptychSamForConditionalGeneration, features: FeatureCache
     ) -> None:

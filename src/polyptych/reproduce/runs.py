@@ -134,7 +134,7 @@ def align(shop: Workshop, budget: Budget) -> None:
     torch.set_num_threads(1)
     processor = build_processor(shop.encoder, data, budget.tokens)
     model = build_base(shop.encoder, processor, budget, seed=0)
-    names = (shop.align_set, *(f"{task}-train" for task in shop.tasks))
+    names = shop.base_sets
     recipe = Recipe(
         name=f"base-{budget.name}",
         trainable=("connector", "language_model"),
