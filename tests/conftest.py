@@ -11,8 +11,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
+
+# Shapes and types in the annotations of these modules are checked at every call, in tests only.
+# Has to stand before anything imports them.
+install_import_hook(
+    [
+        "polyptych.connectors",
+        "polyptych.language.splicing",
+        "polyptych.methods",
+        "polyptych.models.blip2",
+        "polyptych.vision",
+    ],
+    "beartype.beartype",
+)
 
 SHARED = Path(os.environ.get("POLYPTYCH_SHARED", Path(__file__).parents[2] / "shared"))
 

@@ -274,12 +274,7 @@ def test_starting_again_removes_the_earlier_run(tmp_path: Path) -> None:
     assert logged(tmp_path, "step") == [1]
 
 
-_MIXES_TYPES = pytest.mark.xfail(
-    raises=RuntimeError, reason="PaperGuidance adds bf16 semantics into fp32 queries"
-)
-
-
-@pytest.mark.parametrize("guidance", ["off", "released", pytest.param("paper", marks=_MIXES_TYPES)])
+@pytest.mark.parametrize("guidance", ["off", "released", "paper"])
 def test_bf16_follows_fp32(tmp_path: Path, guidance: str) -> None:
     for precision in ("fp32", "bf16"):
         model = small_model(guidance=guidance)

@@ -89,8 +89,10 @@ def encode_example(
     if cut:
         logger.warning("%s", cut)
     ids = [token for piece in pieces for token in piece.ids]
-    labels = [token if piece.is_target else IGNORE_INDEX for piece in pieces for token in piece.ids]
-    answer = sum(len(p.ids) for p in pieces[-1:] if p.is_target)
+    labels = [
+        token if piece.kind == "answer" else IGNORE_INDEX for piece in pieces for token in piece.ids
+    ]
+    answer = len(pieces[-1].ids) if with_target and example.target is not None else 0
     prefix = places * settings.tokens_per_image if settings.layout == "images_first" else 0
     side = "left" if settings.layout == "images_first" else "right"
     return EncodedExample(
@@ -109,8 +111,7 @@ def encode_example(
 @dataclass(frozen=True, slots=True)
 class _Piece:
     ids: list[int]
-    is_target: bool = False
-    is_image: bool = False
+    kind: Literal["bos", "image", "text", "answer"]
 
 
 def _tokenize(
@@ -118,26 +119,49 @@ def _tokenize(
 ) -> list[_Piece]:
     """Pieces of ids; a bos before the first text piece, an eos after each answer."""
     pieces: list[_Piece] = []
-    image = _Piece([image_token_id] * settings.tokens_per_image, is_image=True)
+    image = _Piece([image_token_id] * settings.tokens_per_image, "image")
     for segment in segments:
         if segment.text is None:
             pieces.append(image)
         elif segment.is_target:
             ids = tokenizer(segment.text, add_special_tokens=False)["input_ids"]
             ids = [*ids, tokenizer.eos_token_id][: settings.max_target_tokens]
-            pieces.append(_Piece(ids, is_target=True))
+            pieces.append(_Piece(ids, "answer"))
         else:
             ids = tokenizer(segment.text, add_special_tokens=False)["input_ids"]
-            pieces.append(_Piece(ids))
-    bos = [] if tokenizer.bos_token_id is None else [_Piece([tokenizer.bos_token_id])]
+            pieces.append(_Piece(ids, "text"))
+    bos = [] if tokenizer.bos_token_id is None else [_Piece([tokenizer.bos_token_id], "bos")]
     if settings.layout == "interleaved":
         return bos + pieces
-    images = [piece for piece in pieces if piece.is_image]
-    prompt = [token for p in pieces if not p.is_image and not p.is_target for token in p.ids]
-    targets = [piece for piece in pieces if piece.is_target]
+    images = [piece for piece in pieces if piece.kind == "image"]
+    words = _joined([piece for piece in pieces if piece.kind != "image"])
     if settings.max_prompt_tokens is not None:
-        prompt = prompt[-(settings.max_prompt_tokens - len(bos)) :]
-    return images + bos + [_Piece(prompt)] + targets
+        end = len(words) - 1 if segments[-1].is_target else len(words)
+        limit = settings.max_prompt_tokens - len(bos)
+        words = _from_the_right(words[:end], limit) + words[end:]
+    return images + bos + words
+
+
+def _joined(pieces: list[_Piece]) -> list[_Piece]:
+    """Neighboring texts, between which an image stood, as one piece."""
+    joined: list[_Piece] = []
+    for piece in pieces:
+        if joined and joined[-1].kind == piece.kind == "text":
+            joined[-1] = _Piece(joined[-1].ids + piece.ids, "text")
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _from_the_right(pieces: list[_Piece], limit: int) -> list[_Piece]:
+    """The last ``limit`` ids."""
+    excess = sum(len(piece.ids) for piece in pieces) - limit
+    kept = []
+    for piece in pieces:
+        take = min(max(excess, 0), len(piece.ids))
+        kept.append(_Piece(piece.ids[take:], piece.kind))
+        excess -= take
+    return kept
 
 
 def _fit(
@@ -152,16 +176,12 @@ def _fit(
     excess = length - (settings.max_length or length)
     if excess <= 0:
         return pieces, ""
-    words = [
-        index
-        for index, piece in enumerate(pieces)
-        if not piece.is_image and not piece.is_target and len(piece.ids) > 1
-    ]
+    words = [index for index, piece in enumerate(pieces) if piece.kind == "text"]
     order = words[1:-1] + words[:1] + words[-1:] if len(words) > 1 else words
     kept, removed = list(pieces), 0
     for index in order:
         take = min(excess - removed, len(kept[index].ids))
-        kept[index] = _Piece(kept[index].ids[take:])
+        kept[index] = _Piece(kept[index].ids[take:], "text")
         removed += take
     if removed < excess:
         fixed = length - removed

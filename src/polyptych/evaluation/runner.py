@@ -59,7 +59,7 @@ def evaluate(
         out: Folder of this run; an interrupted run in it is taken up again.
         settings: Decoding; default: the task's own.
         seed: Seed of the bootstrap.
-        progress: Show a bar with an estimate of the time left.
+        progress: Show a bar with an estimate of the time left, on a terminal.
 
     Returns:
         One estimate per metric: a score with its interval.
@@ -103,7 +103,7 @@ def generate(
         examples: What is asked; ids are unique.
         out: File of predictions; see the module's docstring for interrupted runs.
         settings: Decoding.
-        progress: Show a bar with an estimate of the time left.
+        progress: Show a bar with an estimate of the time left, on a terminal.
 
     Returns:
         Predictions in the order of the examples.
@@ -295,7 +295,8 @@ def _progress(name: str, shown: bool, done: int, total: int) -> Iterator[Callabl
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task(name, completed=done, total=total)
         yield lambda count: bar.advance(task, count)
 

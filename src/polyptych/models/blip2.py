@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float, Int
@@ -102,6 +102,7 @@ def _as_config(config: dict[str, Any] | PreTrainedConfig | None, default: str) -
     return AutoConfig.for_model(fields.pop("model_type", default), **fields)
 
 
+@no_type_check  # transformers and accelerate also build outputs from one dict
 @dataclass
 class VisionLanguageOutput(CausalLMOutputWithPast):
     """A causal LM's output and, when asked for, every named intermediate of the forward pass."""
@@ -219,10 +220,10 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "B T"],
-        attention_mask: Int[Tensor, "B L"] | None = None,
-        position_ids: Int[Tensor, "B T"] | None = None,
-        labels: Int[Tensor, "B T"] | None = None,
+        input_ids: Int[Tensor, "C T"],
+        attention_mask: Int[Tensor, "C L"] | None = None,
+        position_ids: Int[Tensor, "C T"] | None = None,
+        labels: Int[Tensor, "C T"] | None = None,
         pixel_values: Float[Tensor, "I 3 H W"] | None = None,
         image_features: Float[Tensor, "I P D_v"] | None = None,
         image_counts: Int[Tensor, " B"] | None = None,
@@ -237,8 +238,10 @@ class PolyptychBlip2ForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> VisionLanguageOutput:
         """One pass; shapes in :class:`polyptych.schema.Batch`.
 
-        Returns logits (B, T, V) (or only the last ``logits_to_keep``), the mean cross-entropy over
-        labelled positions, the cache, and the named intermediates when asked for.
+        Rows are examples (C = B), but in a beam search without a cache (C = beams x B). L counts
+        what the cache holds, too. Returns logits (C, T, V) (or only the last ``logits_to_keep``),
+        the mean cross-entropy over labelled positions, the cache, and the named intermediates when
+        asked for.
 
         Raises:
             PolyptychError: If placeholders and visual tokens differ in number.

@@ -27,13 +27,17 @@ DEFAULT_MODEL = "storybook-sam"
 
 def bundled_models() -> list[str]:
     """Names of the models that come with the package."""
-    return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
+    return sorted(path.parent.name for path in ASSETS.glob("*/processor_config.json"))
 
 
 def resolve(name: str | Path | None) -> str:
-    """A bundled name or None -> its folder; anything else unchanged (a path or a hub name)."""
+    """A bundled name or None -> its folder; anything else unchanged (a path or a hub name).
+
+    Bundled are also parts of models (a vision encoder), which have no processor.
+    """
     name = DEFAULT_MODEL if name is None else str(name)
-    return str(ASSETS / name) if name in bundled_models() else name
+    bundled = [path.parent.name for path in ASSETS.glob("*/config.json")]
+    return str(ASSETS / name) if name in bundled else name
 
 
 def load_model(
@@ -90,7 +94,7 @@ def check_folder(path: str, file: str, kind: str) -> None:
     is_hub_name = path.count("/") == 1 and not path.startswith((".", "/", "~"))
     if (Path(path).exists() or not is_hub_name) and not Path(path, file).exists():
         raise PolyptychError(
-            f"{path}: no {kind} here (no {file}); bundled: {', '.join(bundled_models())}"
+            f"{path}: no {kind} here (no {file}); bundled: {', '.join(bundled_models()) or None}"
         )
 
 

@@ -3,7 +3,8 @@
 A cache folder holds ``features.bin`` (rows of P x D_v numbers, memory-mapped), ``index.txt`` (one
 image hash per row, in order) and ``meta.json`` (shape, type, and the fingerprint of the encoder and
 its preprocessing; a cache of another encoder is refused). Rows are appended before their hash is,
-so a killed run loses at most the rows that were being written.
+and a torn end of either file is cut off before the next append, so a killed run loses at most the
+rows that were being written. One process may fill a cache at a time; any number may read it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ def encoder_fingerprint(encoder: nn.Module, image_processor: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+_KEY_BYTES = 65
+"""A line of the index: 64 hexadecimal digits and the line's end."""
+
+
 class FeatureCache:
     """Reads and extends one cache folder.
 
@@ -59,8 +64,7 @@ class FeatureCache:
                     f"not of {fingerprint}; use another folder"
                 )
             self._shape = (saved["patches"], saved["width"])
-            index = (self.folder / "index.txt").read_text().split()
-            self.rows = {key: row for row, key in enumerate(index)}
+            self.rows = {key: row for row, key in enumerate(self._whole_rows())}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,21 +72,33 @@ class FeatureCache:
     def __getstate__(self) -> dict[str, Any]:  # worker processes open the file themselves
         return {**self.__dict__, "_map": None}
 
+    def _whole_rows(self) -> list[str]:
+        """Hashes that are written to their end and whose features are, too."""
+        try:
+            lines = (self.folder / "index.txt").read_text().split("\n")[:-1]
+            return lines[: (self.folder / "features.bin").stat().st_size // self._row_bytes]
+        except FileNotFoundError:  # killed before the first row
+            return []
+
+    @property
+    def _row_bytes(self) -> int:
+        assert self._shape is not None
+        return self._shape[0] * self._shape[1] * np.dtype(np.float16).itemsize
+
     def get(self, refs: Sequence[ImageRef]) -> Float[Tensor, "n P D_v"]:
         """Features of the images, in order, as float32.
 
         Raises:
             PolyptychError: For an image that is not in the cache.
         """
-        if self._map is None or len(self._map) < len(self.rows):
-            assert self._shape is not None
-            self._map = np.memmap(self.folder / "features.bin", np.float16, "r").reshape(
-                -1, *self._shape
-            )
         try:
             rows = [self.rows[image_hash(ref)] for ref in refs]
         except KeyError as missing:
             raise PolyptychError(f"{self.folder}: no features of image {missing}") from None
+        if self._map is None:
+            assert self._shape is not None
+            shape = (len(self.rows), *self._shape)
+            self._map = np.memmap(self.folder / "features.bin", np.float16, "r", shape=shape)
         return torch.from_numpy(np.asarray(self._map[rows], dtype=np.float32))
 
     def fill(
@@ -121,14 +137,14 @@ class FeatureCache:
             }
             with write_aside(self.folder / "meta.json") as file:
                 json.dump(meta, file)
-            (self.folder / "index.txt").touch()
-        data = self.folder / "features.bin"
-        row_bytes = self._shape[0] * self._shape[1] * 2
-        with open(data, "ab") as file:
-            file.truncate(len(self.rows) * row_bytes)
-            file.write(features.tobytes())
-        with open(self.folder / "index.txt", "a") as index:
-            index.write("".join(f"{key}\n" for key in keys))
+        lines = "".join(f"{key}\n" for key in keys).encode()
+        for name, size, new in (
+            ("features.bin", self._row_bytes, features.tobytes()),
+            ("index.txt", _KEY_BYTES, lines),
+        ):
+            with open(self.folder / name, "ab") as file:
+                file.truncate(len(self.rows) * size)
+                file.write(new)
         for key in keys:
             self.rows[key] = len(self.rows)
         self._map = None
