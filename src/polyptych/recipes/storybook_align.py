@@ -1,4 +1,4 @@
-r"""First stage over Storybook: a small base learns to see, from single pictures, from nothing.
+r"""First stage over Storybook: a small base learns to describe single pictures.
 
 Data first, about a minute::
 
@@ -17,44 +17,46 @@ RECIPE = Recipe(
     model={
         "config": {
             "model_type": "polyptych_blip2",
-            "vision_config": {
-                "model_type": "instructblip_vision_model",  # EVA-CLIP's shape, as in BLIP-2
+            "vision_config": {  # the bundled encoder's, see polyptych.reproduce.encoder
+                "model_type": "resnet",
                 "image_size": 96,  # Storybook's own size
-                "patch_size": 12,  # 8 x 8 patches: a small thing is about two patches wide
-                "hidden_size": 128,
-                "num_attention_heads": 4,
-                "num_hidden_layers": 4,
-                "intermediate_size": 384,
-                "initializer_range": 0.02,  # the default 1e-10 is for loading weights, not learning
+                "embedding_size": 32,
+                "hidden_sizes": [64, 128],
+                "depths": [2, 2],
+                "layer_type": "basic",
             },
             "qformer_config": {
                 "hidden_size": 128,
                 "num_attention_heads": 4,
-                "num_hidden_layers": 4,
-                "intermediate_size": 384,
-                # BLIP-2 looks at the image in every second of 12 layers. SAM's paper form needs a
-                # look before, in and after the exchange: every one of 4.
-                "cross_attention_frequency": 1,
-                "max_position_embeddings": 256,
+                "num_hidden_layers": 6,
+                "intermediate_size": 256,
+                "cross_attention_frequency": 2,  # BLIP-2's rule: a look in every second layer
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
             },
             "text_config": {
                 "model_type": "llama",
                 "hidden_size": 128,
                 "num_attention_heads": 4,
                 "num_hidden_layers": 4,
-                "intermediate_size": 384,
-                "max_position_embeddings": 512,
+                "intermediate_size": 352,
+                "max_position_embeddings": 256,
                 "tie_word_embeddings": True,  # a third of the weights would be word embeddings
+                # 0.02 is for widths of thousands; at 128 nothing finds the visual tokens for long.
+                "initializer_range": 128**-0.5,
             },
-            "num_query_tokens": 8,  # 32 in BLIP-2, for pictures with far more in them
+            "instruction_aware": False,
+            "num_query_tokens": 4,  # 32 in BLIP-2, for pictures with far more in them
         },
         "tokenizer_size": 1024,  # Storybook's words are one token each
-        "layout": {"template": "qa", "max_length": 512},
+        "layout": {"template": "qa", "max_length": 256},
+        "parts": {"vision_encoder": "storybook-base"},
     },
-    trainable=("*",),  # nothing is pretrained, so nothing is frozen
+    trainable=("connector", "language_model"),
     data={
         "train": ["data/description/records.jsonl"],
         "validation": ["data/description-validation/records.jsonl"],
+        "feature_cache": "runs/storybook-align/features",  # frozen encoder: computed once
     },
     optimizer={
         "learning_rate": 1e-3,  # usual for transformers of this width trained from nothing

@@ -1,6 +1,6 @@
-r"""Second stage over Storybook: the aligned base learns to read groups, with SAM's guidance.
+r"""Second stage over Storybook: a base learns to read groups of pictures, with SAM's guidance.
 
-After ``storybook_align`` and its data::
+It starts from the bundled base; ``runs/storybook-align/best`` is one of your own. Data first::
 
     for task in group_captioning storytelling; do
         polyptych data make storybook --task $task --split train --count 10000 --out data/$task
@@ -12,7 +12,7 @@ After ``storybook_align`` and its data::
 
 from polyptych.recipes import Recipe
 
-BASE = "runs/storybook-align/best"
+BASE = "storybook-base"
 
 RECIPE = Recipe(
     name="storybook_finetune",
@@ -23,8 +23,8 @@ RECIPE = Recipe(
         # The W-former starts as a copy of the Q-Former (SAM shares its weights outright).
         "parts": {"connector.guidance.w_former.tower": f"{BASE}#connector.qformer"},
     },
-    # SAM trains its three new layers alone, on a base that has seen groups of pictures. Ours has
-    # only seen single ones, so the connector and the small language model learn along.
+    # SAM trains its three new layers alone, on a base of billions of parameters. Ours is small, so
+    # the connector and the language model learn along.
     trainable=("connector", "language_model"),
     data={
         "train": ["data/group_captioning/records.jsonl", "data/storytelling/records.jsonl"],
@@ -32,12 +32,12 @@ RECIPE = Recipe(
             "data/group_captioning-validation/records.jsonl",
             "data/storytelling-validation/records.jsonl",
         ],
-        "feature_cache": "runs/storybook-align/features",  # frozen encoder: computed once
+        "feature_cache": "runs/storybook-sam-features",  # frozen encoder: computed once
     },
     optimizer={
-        "learning_rate": 5e-4,  # half of the first stage's
-        "betas": (0.9, 0.98),  # as in the first stage
-        "weight_decay": 0.05,  # as in the first stage
+        "learning_rate": 5e-4,  # half of what the base was trained with
+        "betas": (0.9, 0.98),  # BLIP-2, section 3.4
+        "weight_decay": 0.05,  # BLIP-2, section 3.4
         "schedule": "cosine",
         "warmup_steps": 100,
     },
