@@ -25,7 +25,7 @@ install_import_hook(
         "polyptych.models.blip2",
         "polyptych.vision",
     ],
-    "beartype.beartype",
+    "shape_checks.check",
 )
 
 SHARED = Path(os.environ.get("POLYPTYCH_SHARED", Path(__file__).parents[2] / "shared"))
