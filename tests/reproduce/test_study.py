@@ -73,7 +73,7 @@ def test_variants_start_as_one_function_of_one_size(finished):
 
 
 def test_every_run_is_recorded_with_every_metric(finished):
-    root, results = finished
+    _, results = finished
     content = json.loads(results.read_text())
     assert len(content["runs"]) == 3 * 2 + 3 * 2  # grid, then main
     assert set(best_rates(results)) == set(VARIANTS)
