@@ -113,6 +113,7 @@ def test_run_folders_tell_all_settings_apart(finished):
         {"variant": "released"},
         {"seed": 1},
         {"learning_rate": 2e-3},
+        {"learning_rate": 1.5e-3},
         {"steps": 6},
         {"budget": Budget(1)},
         {"budget": Budget(2, 12)},

@@ -18,7 +18,7 @@ def bundle(run: Path, name: str) -> Path:
     """Store ``run/final`` as ``assets/NAME`` in float16, with ``origin.json`` beside the weights.
 
     Args:
-        run: Folder of a run of :mod:`polyptych.reproduce.sam`.
+        run: Folder of a run or a base of :mod:`polyptych.reproduce.sam`.
         name: Name under which ``load_model`` finds it.
 
     Returns:
@@ -29,9 +29,11 @@ def bundle(run: Path, name: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
-    record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+    told = run / "record.json" if (run / "record.json").exists() else run / "result.json"
+    record = json.loads(told.read_text(encoding="utf-8"))
     kept = ("name", "variant", "seed", "learning_rate", "steps", "budget", "parameters")
-    origin = {"made by": "polyptych reproduce sam", **{key: record[key] for key in kept}}
+    known = {key: record[key] for key in kept if key in record}
+    origin = {"made by": "polyptych reproduce sam", **known}
     with write_aside(folder / "origin.json") as file:
         json.dump(origin, file, indent=1)
     return folder

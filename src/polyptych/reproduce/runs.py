@@ -67,8 +67,8 @@ class Run:
     @property
     def name(self) -> str:
         """Folder name: everything that tells runs apart."""
-        rate = f"{self.learning_rate:.0e}".replace("e-0", "e-")
-        return f"{self.budget.name}-{self.variant}-lr{rate}-s{self.steps}-seed{self.seed}"
+        rate = f"lr{self.learning_rate:g}"
+        return f"{self.budget.name}-{self.variant}-{rate}-s{self.steps}-seed{self.seed}"
 
 
 def run_study(
