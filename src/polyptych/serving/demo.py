@@ -33,9 +33,8 @@ from polyptych.evaluation.task import GenerationSettings
 from polyptych.evaluation.tasks.storybook import SETTINGS, storybook_task
 from polyptych.files import write_aside
 from polyptych.models.checkpoint import load_model
-from polyptych.schema import Example, Prediction
-from polyptych.serving.attention import Looks, looks
-from polyptych.serving.demo_page import SHORT_NAMES, render
+from polyptych.serving.attention import looks
+from polyptych.serving.demo_page import SHORT_NAMES, Answered, render
 
 REPORT = "report.html"
 
@@ -74,18 +73,6 @@ class System:
     name: str
     model: Any
     processor: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """One task, answered by both models."""
-
-    task: str
-    examples: Sequence[Example]
-    predictions: tuple[Sequence[Prediction], Sequence[Prediction]]
-    comparisons: Sequence[Comparison]
-    looks: tuple[Sequence[Looks], Sequence[Looks]]
-    """Of the first examples, those that are shown."""
 
 
 def run(settings: DemoSettings, out: Path, console: Console | None = None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from polyptych.data.images import load_image
 from polyptych.evaluation.report import (
@@ -23,12 +23,9 @@ from polyptych.evaluation.report import (
     text,
 )
 from polyptych.schema import Example, ImageBlock, Prediction
-from polyptych.serving.attention import Grid
+from polyptych.serving.attention import Grid, Looks
 from polyptych.storybook.rendering import draw
 from polyptych.storybook.scenes import scene_from_json
-
-if TYPE_CHECKING:
-    from polyptych.serving.demo import Answered
 
 SHOWN_SIZE = 192
 """Pixels of the large pictures; the models see them at their own size."""
@@ -61,6 +58,18 @@ _TITLES = {
         "of the last picture; whether acts and place are right, too, is counted in the table.",
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One task, answered by both models."""
+
+    task: str
+    examples: Sequence[Example]
+    predictions: tuple[Sequence[Prediction], Sequence[Prediction]]
+    comparisons: Sequence[Comparison]
+    looks: tuple[Sequence[Looks], Sequence[Looks]]
+    """Of the first examples, those that are shown."""
 
 
 def render(answered: Sequence[Answered], facts: Mapping[str, str]) -> str:
