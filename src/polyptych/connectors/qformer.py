@@ -221,7 +221,16 @@ class QFormer(nn.Module):
         """Read every image on its own: the base that SAM and VPG-C start from."""
         hidden = self.embed(len(image_features), instruction_ids)
         mask = self.self_mask(instruction_mask)
-        images = self.image_key_values(image_features)
+        return self.look(hidden, self.image_key_values(image_features), mask, record)
+
+    def look(
+        self,
+        hidden: Float[Tensor, "I S D_q"],
+        images: Sequence[KeyValue | None],
+        mask: Bool[Tensor, "I 1 1 S"] | None = None,
+        record: dict[str, Tensor] | None = None,
+    ) -> Float[Tensor, "I Q D_q"]:
+        """All layers, from embedded rows and each layer's keys and values of the images."""
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             if record is not None:
@@ -229,6 +238,8 @@ class QFormer(nn.Module):
             hidden = layer(
                 hidden, self.num_query_tokens, mask, images[index], queries_only=index == last
             )
+            if record is not None:
+                record[f"qformer.layer.{index}"] = hidden
         return hidden
 
     def record_attention(

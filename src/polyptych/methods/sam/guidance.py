@@ -30,21 +30,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from polyptych.connectors.qformer import KeyValue, QFormer
+from polyptych.connectors.zero_linear import ZeroLinear
 
 Record = dict[str, Tensor] | None
 """Receives the named intermediates of a pass, where somebody asked for them."""
-
-
-class ZeroLinear(nn.Linear):
-    """A square linear layer that starts at zero, also after transformers' own initialization."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, width)
-
-    def reset_parameters(self) -> None:
-        """Zero, so that training starts from the base model."""
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
 
 
 class AdaptiveAdjustment(nn.Module):
@@ -91,8 +80,8 @@ class ReleasedGuidance(nn.Module):
     def __init__(self, width: int, vision_width: int) -> None:
         super().__init__()
         self.adaptive_adjustment = AdaptiveAdjustment(vision_width)
-        self.query_to_w = ZeroLinear(width)  # released name: one_2_muliple
-        self.w_to_query = ZeroLinear(width)  # released name: multiple_2_one
+        self.query_to_w = ZeroLinear(width, width)  # released name: one_2_muliple
+        self.w_to_query = ZeroLinear(width, width)  # released name: multiple_2_one
 
     def forward(
         self,
@@ -185,8 +174,8 @@ class PaperGuidance(nn.Module):
         self.exchange_from, self.exchange_to = exchange_from, exchange_to
         self.w_former = WFormer(qformer, exchange_to + 1)
         self.adaptive_adjustment = AdaptiveAdjustment(vision_width)
-        self.query_to_w = ZeroLinear(width)
-        self.w_to_query = ZeroLinear(width)
+        self.query_to_w = ZeroLinear(width, width)
+        self.w_to_query = ZeroLinear(width, width)
 
     def forward(
         self,

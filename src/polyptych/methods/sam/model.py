@@ -19,7 +19,8 @@ from polyptych.connectors.connector import (
     QFormerConnector,
     example_of_image,
 )
-from polyptych.methods.sam.guidance import PaperGuidance, ReleasedGuidance, ZeroLinear
+from polyptych.connectors.zero_linear import ZeroLinear
+from polyptych.methods.sam.guidance import PaperGuidance, ReleasedGuidance
 from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
 from polyptych.vision.encoder import feature_width
 
