@@ -60,7 +60,7 @@ class Budget:
 class StudySettings:
     """Everything that decides the study; saved with its results."""
 
-    train: int = 6000
+    train: int = 10000
     """Training examples of each task."""
     singles: int = 8000
     """Single pictures with descriptions, for the base."""
@@ -68,7 +68,11 @@ class StudySettings:
     """Validation examples of each task; they choose learning rates."""
     test: int = 400
     """Test examples of each task, never looked at before the end."""
-    data_seed: int = 2024
+    data_seed: int = 2025
+    pictures: tuple[int, int] = (3, 5)
+    """Least and greatest number of pictures in a group."""
+    things: tuple[int, int] = (3, 5)
+    """Least and greatest number of things in a picture."""
     seeing_steps: int = 2000
     """Steps of 64 pictures that teach the base's visual tokens what is in a picture."""
     base_steps: int = 2500
@@ -152,7 +156,12 @@ class Workshop:
             folder = self.root / "data" / name
             paths[name] = folder / RECORDS_FILE
             if not paths[name].exists():
-                write_dataset(task, folder, count=count, split=split, seed=settings.data_seed)
+                options: dict[str, Any] = {"things": settings.things}
+                if task == "group_captioning":
+                    options["pictures"] = settings.pictures
+                write_dataset(
+                    task, folder, count=count, split=split, seed=settings.data_seed, **options
+                )
         return paths
 
     @property
