@@ -29,6 +29,10 @@ def register() -> None:
     """Enter every model with its config and processor into the Auto classes (again: no effect)."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+    from polyptych.methods.cheetah.model import (
+        PolyptychCheetahConfig,
+        PolyptychCheetahForConditionalGeneration,
+    )
     from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
     from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
     from polyptych.models.processor import PolyptychProcessor
@@ -36,6 +40,7 @@ def register() -> None:
     for config, model in (
         (PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration),
         (PolyptychSamConfig, PolyptychSamForConditionalGeneration),
+        (PolyptychCheetahConfig, PolyptychCheetahForConditionalGeneration),
     ):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModelForImageTextToText.register(config, model, exist_ok=True)

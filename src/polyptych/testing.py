@@ -6,6 +6,7 @@ Everything is built from a config in milliseconds, on a CPU, without a download.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ from PIL import Image, ImageDraw
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from polyptych.language.tokenizer import IMAGE_TOKEN, train_tokenizer
+from polyptych.methods.cheetah.model import (
+    PolyptychCheetahConfig,
+    PolyptychCheetahForConditionalGeneration,
+)
 from polyptych.methods.sam.model import (
     Guidance,
     PolyptychSamConfig,
@@ -90,6 +95,35 @@ def tiny_model(
     ``zero_init=False`` also draws the exchange layers at random, so that guidance does something.
     """
     torch.manual_seed(seed)
+    parts = _tiny_parts(decoder, vision)
+    parts["qformer_config"]["cross_attention_frequency"] = 1 if guidance == "paper" else 2
+    model = PolyptychSamForConditionalGeneration(
+        PolyptychSamConfig(guidance=guidance, **parts, **config)
+    )
+    if not zero_init and model.connector.guidance is not None:
+        _draw([model.connector.guidance.query_to_w, model.connector.guidance.w_to_query])
+    return model.eval()
+
+
+def tiny_cheetah(
+    decoder: str = "llama",
+    vision: str = "instructblip_vision_model",
+    *,
+    seed: int = 0,
+    zero_init: bool = False,
+    **config: Any,
+) -> PolyptychCheetahForConditionalGeneration:
+    """A model with VPG-C; ``zero_init=False`` draws its linears at random, so that it acts."""
+    torch.manual_seed(seed)
+    parts = {**_tiny_parts(decoder, vision), "instruction_aware": False, **config}
+    model = PolyptychCheetahForConditionalGeneration(PolyptychCheetahConfig(**parts))
+    if not zero_init:
+        _draw([model.vpgc.guidance_projection, model.vpgc.residual_projection])
+    return model.eval()
+
+
+def _tiny_parts(decoder: str, vision: str) -> dict[str, Any]:
+    """The config of a tiny BLIP-2 base."""
     tokenizer = tiny_processor().tokenizer
     ids = {
         "vocab_size": len(tokenizer),
@@ -100,32 +134,30 @@ def tiny_model(
     sizes = {"embedding_size": 8, "hidden_sizes": [16, 24], "depths": [1, 1], "layer_type": "basic"}
     if vision != "resnet":
         sizes = {**_VISION, "initializer_range": 0.02}
-    model = PolyptychSamForConditionalGeneration(
-        PolyptychSamConfig(
-            guidance=guidance,
-            vision_config={"model_type": vision, **sizes},
-            qformer_config={
-                "vocab_size": len(tokenizer),
-                "hidden_size": 32,
-                "num_hidden_layers": 4,
-                "num_attention_heads": 4,
-                "intermediate_size": 64,
-                "max_position_embeddings": 128,
-                "cross_attention_frequency": 1 if guidance == "paper" else 2,
-                "hidden_dropout_prob": 0.0,
-                "attention_probs_dropout_prob": 0.0,
-            },
-            text_config={"model_type": decoder, **ids, **_DECODERS[decoder]},
-            num_query_tokens=TINY_QUERIES,
-            image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-            **config,
-        )
-    )
-    if not zero_init and model.connector.guidance is not None:
-        for layer in (model.connector.guidance.query_to_w, model.connector.guidance.w_to_query):
-            torch.nn.init.normal_(layer.weight, std=0.2)
-            torch.nn.init.normal_(layer.bias, std=0.2)
-    return model.eval()
+    return {
+        "vision_config": {"model_type": vision, **sizes},
+        "qformer_config": {
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "max_position_embeddings": 128,
+            "cross_attention_frequency": 2,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        "text_config": {"model_type": decoder, **ids, **_DECODERS[decoder]},
+        "num_query_tokens": TINY_QUERIES,
+        "image_token_id": tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+    }
+
+
+def _draw(layers: Sequence[torch.nn.Linear]) -> None:
+    """Random weights in place of the zeros that a method starts from."""
+    for layer in layers:
+        torch.nn.init.normal_(layer.weight, std=0.2)
+        torch.nn.init.normal_(layer.bias, std=0.2)
 
 
 def tiny_image(seed: int, size: int = 40) -> ImageRef:

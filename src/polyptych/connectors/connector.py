@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import InstructBlipQFormerConfig
 
-from polyptych.connectors.qformer import QFormer
+from polyptych.connectors.qformer import KeyValue, QFormer
 
 
 @dataclass(slots=True)
@@ -18,6 +18,10 @@ class ConnectorOutput:
 
     visual_tokens: Float[Tensor, "N D_llm"]
     tokens_per_image: Int[Tensor, " I"]
+    image_features: Float[Tensor, "I P D_v"] | None = None
+    """What was read; filled in by the model."""
+    image_key_values: list[KeyValue | None] | None = None
+    """Its projections by layer, where the connector is a Q-Former that may be asked again."""
 
 
 def example_of_image(image_counts: Int[Tensor, " B"]) -> Int[Tensor, " I"]:
@@ -82,13 +86,17 @@ class QFormerConnector(nn.Module):
         ``record``, where given, receives the named intermediates.
         """
         example = example_of_image(image_counts)
-        queries = self.qformer(
-            image_features,
-            None if instruction_ids is None else instruction_ids[example],
-            None if instruction_mask is None else instruction_mask[example],
-            record,
+        images = self.qformer.image_key_values(image_features)
+        hidden = self.qformer.embed(
+            len(image_features), None if instruction_ids is None else instruction_ids[example]
         )
-        return self.output(queries)
+        mask = self.qformer.self_mask(
+            None if instruction_mask is None else instruction_mask[example]
+        )
+        queries = self.qformer(hidden, images, mask, record)
+        connected = self.output(queries)
+        connected.image_key_values = images
+        return connected
 
     def output(self, queries: Float[Tensor, "I Q D_q"]) -> ConnectorOutput:
         """Project the final queries and flatten them."""

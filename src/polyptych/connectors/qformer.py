@@ -213,18 +213,6 @@ class QFormer(nn.Module):
 
     def forward(
         self,
-        image_features: Float[Tensor, "I P D_v"],
-        instruction_ids: Int[Tensor, "I T_q"] | None = None,
-        instruction_mask: Int[Tensor, "I T_q"] | None = None,
-        record: dict[str, Tensor] | None = None,
-    ) -> Float[Tensor, "I Q D_q"]:
-        """Read every image on its own: the base that SAM and VPG-C start from."""
-        hidden = self.embed(len(image_features), instruction_ids)
-        mask = self.self_mask(instruction_mask)
-        return self.look(hidden, self.image_key_values(image_features), mask, record)
-
-    def look(
-        self,
         hidden: Float[Tensor, "I S D_q"],
         images: Sequence[KeyValue | None],
         mask: Bool[Tensor, "I 1 1 S"] | None = None,

@@ -29,8 +29,10 @@ from transformers.generation.logits_process import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from polyptych.connectors.connector import ConnectorOutput
+from polyptych.connectors.zero_linear import ZeroLinear
 from polyptych.errors import PolyptychError
 from polyptych.language.beam_cache import share_prompt
+from polyptych.language.prefill import Prefill
 from polyptych.language.splicing import embed_text, repeat_examples, splice_visual_tokens
 from polyptych.vision.encoder import VisionEncoder
 
@@ -101,6 +103,12 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             else None
         )
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ZeroLinear):
+            module.reset_parameters()
+
     def _build_vision_encoder(self) -> VisionEncoder:
         return VisionEncoder(self.config.vision_config)
 
@@ -161,6 +169,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             qformer_attention_mask,
             record,
         )
+        connected.image_features = image_features
         if record is not None:
             record.update(image_features=image_features, visual_tokens=connected.visual_tokens)
         return connected
@@ -207,6 +216,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         visual_mask = input_ids == self.config.image_token_id
         inputs_embeds = embed_text(self.get_input_embeddings(), input_ids, visual_mask)
         record: dict[str, Tensor] | None = {} if return_intermediates else None
+        prefill = None
         if pixel_values is not None or image_features is not None:
             connected = self.encode_images(
                 pixel_values,
@@ -218,6 +228,15 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             )
             assert image_counts is not None  # encode_images has refused that
             inputs_embeds = self._splice(inputs_embeds, visual_mask, connected, image_counts)
+            prefill = Prefill(
+                visual_mask,
+                image_counts,
+                connected.tokens_per_image,
+                connected.image_features,
+                last_prompt,
+                connected.image_key_values,
+                record,
+            )
         elif bool(visual_mask.any()) and past_key_values is None:
             raise PolyptychError(f"{int(visual_mask.sum())} image placeholders, but 0 images")
         elif torch.is_grad_enabled() and self.training:
@@ -226,6 +245,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
 
         outputs = self._decode(
             inputs_embeds,
+            prefill=prefill,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,

@@ -10,16 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from polyptych.connectors.connector import (
     ConnectorOutput,
     QFormerConnector,
     example_of_image,
 )
-from polyptych.connectors.zero_linear import ZeroLinear
 from polyptych.methods.sam.guidance import PaperGuidance, ReleasedGuidance
 from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
 from polyptych.vision.encoder import feature_width
@@ -121,13 +119,6 @@ class PolyptychSamForConditionalGeneration(PolyptychBlip2ForConditionalGeneratio
 
     def _build_connector(self, language_width: int) -> SamConnector:
         return SamConnector(self.config, language_width)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ZeroLinear):
-            module.reset_parameters()
-        else:
-            super()._init_weights(module)
 
     def copy_qformer_to_w_former(self) -> None:
         """Start the ``paper`` form's W-former from the current Q-Former (after loading a base)."""
