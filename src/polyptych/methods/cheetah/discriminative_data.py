@@ -1,0 +1,530 @@
+"""Synthetic discriminative training data for VPG-C: two pictures that differ in an ignored detail.
+
+Paper: arXiv 2308.04152, section 3.2 (ICLR 2024). For each picture:
+
+1. ignored-object detection: which objects does the task-agnostic Q-Former hardly look at?
+2. edit description: modify, swap or delete one of them, or add one on free background
+3. edited image, kept only if the edit shows
+4. text target: the description rewritten as a sentence that says the difference
+
+Each step is a protocol with an embedded implementation over drawn pictures (true masks, edits of
+the scene graph) and one for photographs (Segment Anything, an instruction-tuned language model,
+inpainting, CLIP). The authors published neither thresholds nor prompts nor the mix of kinds: the
+defaults are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from polyptych.data.images import load_image
+from polyptych.data.records import ImageStore, dump_json, parse_json, read_lines, record_of
+from polyptych.errors import PolyptychError
+from polyptych.evaluation.runner import model_hash, versions
+from polyptych.files import write_aside
+from polyptych.methods.cheetah.discriminative import (
+    EDIT_KINDS,
+    Candidate,
+    DroppedError,
+    Edit,
+    EditKind,
+    SourcePicture,
+)
+from polyptych.methods.cheetah.discriminative.detection import (
+    AttentionMap,
+    MaskSource,
+    QFormerAttention,
+    Selection,
+    StorybookMasks,
+    background_windows,
+    load_segment_anything,
+    select,
+)
+from polyptych.methods.cheetah.discriminative.edits import (
+    EditWriter,
+    LanguageModelEdits,
+    StorybookEdits,
+    load_language_model,
+)
+from polyptych.methods.cheetah.discriminative.images import (
+    CaptionLabels,
+    ClipSimilarity,
+    ImageEditor,
+    PixelChange,
+    SimilarityFilter,
+    StorybookEditor,
+    load_clip,
+    load_inpainting,
+)
+from polyptych.methods.cheetah.discriminative.texts import (
+    INSTRUCTIONS,
+    LanguageModelTargets,
+    StorybookTargets,
+    TargetWriter,
+)
+from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
+from polyptych.storybook.graph import scene_to_json
+from polyptych.storybook.vocabulary import Split
+
+RECORDS_FILE = "records.jsonl"
+SUMMARY_FILE = "summary.json"
+TASK = "discriminative"
+"""``metadata["task"]`` of the records."""
+
+_EXAMPLES_OF_DROPS = 3  # named per reason in the summary
+
+
+@dataclass(frozen=True, slots=True)
+class DiscriminativeSettings:
+    """What is chosen and how; the steps have their own settings."""
+
+    selection: Selection = "least_attended"
+    """``random`` chooses objects by chance: the control that shows what detection is good for."""
+    edits_per_picture: int = 1
+    """Edits, each of another region and each of the untouched picture."""
+    quantile: float = 0.5
+    """Only this share of a picture's regions, the least attended ones, counts as ignored."""
+    kinds: tuple[EditKind, ...] = EDIT_KINDS
+    """Kinds of edits, equally likely; ``add`` takes a background window, the others an object."""
+    smallest_area: float = 0.004
+    """Objects below this share of the picture are left alone: nobody would see the edit."""
+    largest_area: float = 0.35
+    """Objects above it are no detail."""
+    window: float = 0.25
+    """Side of the background window of an added object, as a share of the picture's."""
+    batch_size: int = 16
+    """Pictures that the Q-Former reads together."""
+    seed: int = 0
+    """Of all chance in choices, edits and painting."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.kinds) - set(EDIT_KINDS))
+        if unknown or not self.kinds:
+            raise PolyptychError(f"kinds of edits {unknown}; known: {', '.join(EDIT_KINDS)}")
+        if self.edits_per_picture < 1 or self.batch_size < 1:
+            raise PolyptychError(
+                f"edits_per_picture {self.edits_per_picture} and batch_size {self.batch_size} "
+                "have to be at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One implementation of each step."""
+
+    attention: QFormerAttention
+    masks: MaskSource
+    edits: EditWriter
+    images: ImageEditor
+    similarity: SimilarityFilter
+    targets: TargetWriter
+
+    def software(self) -> dict[str, str]:
+        """What made the data, step by step; settings and all."""
+        named = {
+            name: self._described(getattr(self, name))
+            for name in ("masks", "edits", "images", "similarity", "targets")
+        }
+        model = self.attention.model
+        return {"attention": f"{model.config.model_type} {model_hash(model)}", **named}
+
+    @staticmethod
+    def _described(step: Any) -> str:
+        simple = {
+            field.name: value
+            for field in dataclasses.fields(step)
+            if field.name != "name"
+            and isinstance(value := getattr(step, field.name), (str, int, float))
+        }
+        return step.name + "".join(f", {name}={value!r}" for name, value in simple.items())
+
+
+def storybook_steps(
+    model: Any, processor: Any, *, split: Split = "train", second_view: bool = False
+) -> Steps:
+    """The embedded steps: for :class:`~.discriminative.sources.StorybookPictures`.
+
+    Args:
+        model: Whose Q-Former ignores what is edited.
+        processor: The processor saved beside it.
+        split: Owner of the compositions that edits make.
+        second_view: See :class:`~.discriminative.images.StorybookEditor`.
+    """
+    return Steps(
+        QFormerAttention(model, processor),
+        StorybookMasks(),
+        StorybookEdits(split),
+        StorybookEditor(second_view),
+        PixelChange(),
+        StorybookTargets(),
+    )
+
+
+def photograph_steps(
+    model: Any,
+    processor: Any,
+    *,
+    segmenter: str,
+    writer: str,
+    painter: str,
+    clip: str,
+    device: str = "cpu",
+) -> Steps:
+    """The steps for photographs, each by a model in a local folder.
+
+    Args:
+        model: Whose Q-Former ignores what is edited.
+        processor: The processor saved beside it.
+        segmenter: Folder of a Segment Anything model.
+        writer: Folder of an instruction-tuned language model.
+        painter: Folder of a diffusers inpainting pipeline.
+        clip: Folder of a CLIP model; it names objects, too.
+        device: Where these four run.
+
+    Raises:
+        PolyptychError: For a folder without such a model, or a missing library.
+    """
+    seeing = load_clip(clip, device=device)
+    writing = load_language_model(writer, device=device)
+    return Steps(
+        QFormerAttention(model, processor),
+        load_segment_anything(segmenter, labels=CaptionLabels(seeing), device=device),
+        LanguageModelEdits(writing, name=f"text-generation {writer}"),
+        load_inpainting(painter, device=device),
+        ClipSimilarity(seeing, name=f"CLIP similarity {clip}"),
+        LanguageModelTargets(writing, name=f"text-generation {writer}"),
+    )
+
+
+# The pipeline.
+
+
+def build_discriminative_data(
+    pictures: Sequence[SourcePicture],
+    out: str | Path,
+    steps: Steps,
+    *,
+    settings: DiscriminativeSettings | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Edit every picture and write what comes out.
+
+    Writes ``records.jsonl`` (native format), ``images/*.png`` and ``summary.json`` into ``out``. A
+    killed run goes on behind the last picture that was finished, and its result is the same, byte
+    for byte, as that of a run without a break.
+
+    Args:
+        pictures: In order; ids are unique.
+        out: Folder for everything; made if missing.
+        steps: Implementations of the steps.
+        settings: Default: `DiscriminativeSettings`.
+        progress: Show a bar, on a terminal.
+
+    Returns:
+        The summary: how many items were tried, kept and dropped for which reason, and what made
+        them. ``tried == kept + dropped``, and is the number of pictures times
+        ``edits_per_picture``.
+
+    Raises:
+        PolyptychError: If ``out`` holds a run of other settings, steps or pictures, or when the
+            system refuses to write.
+    """
+    settings, out = settings or DiscriminativeSettings(), Path(out)
+    run = {
+        "pictures": len(pictures),
+        "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
+        "steps": steps.software(),
+    }
+    if (out / SUMMARY_FILE).exists():
+        return _finished_summary(out / SUMMARY_FILE, run)
+    running = out / (RECORDS_FILE + ".running")
+    done = _resume(running, run, pictures)
+    starts = range(done - done % settings.batch_size, len(pictures), settings.batch_size)
+    shown = progress and Console(stderr=True).is_terminal
+    for start in track(
+        starts, "pictures", console=Console(stderr=True), disable=not shown, transient=True
+    ):
+        batch = pictures[start : start + settings.batch_size]
+        # All of the batch is looked at again after a break: rounding depends on its neighbors.
+        lines = _edit_batch(batch, out, steps, settings)
+        for line in islice(lines, max(0, done - start), None):
+            _append(running, line)
+    return _finish(out, running, run)
+
+
+def _edit_batch(
+    batch: Sequence[SourcePicture], out: Path, steps: Steps, settings: DiscriminativeSettings
+) -> Iterator[dict[str, Any]]:
+    """The result of each picture: its records and what was dropped."""
+    images = [_decode(picture) for picture in batch]
+    readable = [image for image in images if isinstance(image, Image.Image)]
+    maps = iter(steps.attention(readable) if readable else ())
+    for picture, image in zip(batch, images, strict=True):
+        if isinstance(image, Image.Image):
+            items = list(edit_picture(picture, image, next(maps), steps, settings))
+        else:
+            items = [image] * settings.edits_per_picture
+        yield _result(picture, items, out)
+
+
+def _decode(picture: SourcePicture) -> Image.Image | DroppedError:
+    try:
+        return load_image(picture.image, where=picture.id)
+    except PolyptychError as error:
+        return DroppedError("unreadable picture", str(error))
+
+
+def edit_picture(
+    picture: SourcePicture,
+    image: Image.Image,
+    attention: AttentionMap,
+    steps: Steps,
+    settings: DiscriminativeSettings,
+) -> Iterator[Example | DroppedError]:
+    """Steps 1 to 4 for one picture: ``edits_per_picture`` examples, or why there is none."""
+    chance = _chance(settings, picture.id, "kinds")
+    kinds = [chance.choice(settings.kinds) for _ in range(settings.edits_per_picture)]
+    objects, windows = _candidates(picture, image, attention, steps, settings)
+    for number, kind in enumerate(kinds):
+        candidate = next(windows if kind == "add" else objects, None)
+        identity = f"{picture.id}-{number}"
+        try:
+            if candidate is None:
+                raise DroppedError("no free background" if kind == "add" else "no ignored object")
+            yield _edit_region(identity, picture, image, candidate, kind, steps, settings)
+        except DroppedError as dropped:
+            yield dropped
+
+
+def _candidates(
+    picture: SourcePicture,
+    image: Image.Image,
+    attention: AttentionMap,
+    steps: Steps,
+    settings: DiscriminativeSettings,
+) -> tuple[Iterator[Candidate], Iterator[Candidate]]:
+    """Step 1: ignored objects, and ignored windows of background."""
+    found = steps.masks(picture, image)
+    objects = [
+        region
+        for region in found.objects
+        if settings.smallest_area <= region.mask.mean() <= settings.largest_area
+    ]
+    windows = background_windows(found.occupied, settings.window)
+    chosen = (
+        select(
+            regions,
+            attention,
+            _chance(settings, picture.id, name),
+            selection=settings.selection,
+            most=settings.edits_per_picture,
+            quantile=settings.quantile,
+        )
+        for name, regions in (("objects", objects), ("windows", windows))
+    )
+    return iter(next(chosen)), iter(next(chosen))
+
+
+def _edit_region(
+    identity: str,
+    picture: SourcePicture,
+    image: Image.Image,
+    candidate: Candidate,
+    kind: EditKind,
+    steps: Steps,
+    settings: DiscriminativeSettings,
+) -> Example:
+    """Steps 2 to 4 for one region.
+
+    Raises:
+        DroppedError: If a step refuses it.
+    """
+    edit = steps.edits(picture, candidate.region, kind, _chance(settings, identity, "edit"))
+    seed = _chance(settings, identity, "image").getrandbits(32)
+    edited = steps.images(image, edit, seed)
+    similarity = steps.similarity(image, edited, edit)
+    targets = steps.targets(edit)
+
+    chance = _chance(settings, identity, "text")
+    instruction, target = chance.choice(INSTRUCTIONS), chance.choice(targets)
+    asked = (
+        *(TextBlock("Picture 1: "), ImageBlock(), TextBlock(" Picture 2: "), ImageBlock()),
+        TextBlock(f" {instruction}"),
+    )
+    return Example(
+        id=identity,
+        messages=(Message("user", asked), Message("assistant", (TextBlock(target),))),
+        images=(_png(image), _png(edited)),
+        references=targets,
+        metadata=_provenance(picture, candidate, edit, similarity, seed, settings),
+    )
+
+
+def _provenance(
+    picture: SourcePicture,
+    candidate: Candidate,
+    edit: Edit,
+    similarity: float,
+    seed: int,
+    settings: DiscriminativeSettings,
+) -> dict[str, Any]:
+    """Where an item comes from; scenes and change as in ``change_captioning``, where drawn."""
+    height, width = candidate.region.mask.shape
+    left, top, right, bottom = candidate.region.box
+    box = (left / width, top / height, right / width, bottom / height)
+    metadata: dict[str, Any] = {
+        "task": TASK,
+        "source": {"id": picture.id, "caption": picture.caption},
+        "region": {
+            "label": candidate.region.label,
+            "box": [round(side, 4) for side in box],
+            "area": round(float(candidate.region.mask.mean()), 5),
+            "importance": candidate.importance,
+            "rank": candidate.rank,
+            "of": candidate.of,
+            "selection": settings.selection,
+        },
+        "edit": {"kind": edit.kind, "description": edit.description, "shows": edit.shows},
+        "similarity": similarity,
+        "seeds": {"run": settings.seed, "image": seed},
+    }
+    if picture.split is not None:
+        metadata["split"] = picture.split
+    if edit.change:
+        metadata["change"] = dict(edit.change)
+    if picture.scene is not None and edit.scene is not None:
+        metadata["scenes"] = [scene_to_json(picture.scene), scene_to_json(edit.scene)]
+    return metadata
+
+
+def _chance(settings: DiscriminativeSettings, identity: str, use: str) -> random.Random:
+    """A stream of chance of its own for each use, whatever was drawn before."""
+    return random.Random(f"{settings.seed}/{identity}/{use}")
+
+
+def _png(image: Image.Image) -> ImageRef:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=6)
+    return ImageRef(data=buffer.getvalue())
+
+
+# Files: one line per finished picture while it runs, in order; records and a summary at the end.
+
+
+def _result(
+    picture: SourcePicture, items: Sequence[Example | DroppedError], out: Path
+) -> dict[str, Any]:
+    """The line of one picture; its images are stored."""
+    records, dropped = [], []
+    for item in items:
+        if isinstance(item, DroppedError):
+            dropped.append({"reason": item.reason, "detail": item.detail})
+        else:
+            with ImageStore(out) as store:
+                records.append(record_of(store.with_paths(item), out))
+    return {"id": picture.id, "records": records, "dropped": dropped}
+
+
+def _append(path: Path, value: Any) -> None:
+    """Add a whole line of JSON; it reaches the file at once."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(dump_json(value, str(path)) + "\n")
+    except OSError as error:
+        raise PolyptychError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _resume(running: Path, run: dict[str, Any], pictures: Sequence[SourcePicture]) -> int:
+    """How many pictures are finished; a torn last line of a killed run is cut off first."""
+    if running.exists():
+        whole = running.read_bytes()
+        if not whole.endswith(b"\n"):
+            with open(running, "r+b") as file:
+                file.truncate(whole.rfind(b"\n") + 1)
+    lines = list(read_lines(running)) if running.exists() else []
+    if not lines:
+        _append(running, run)
+        return 0
+    _check_same(parse_json(lines[0][1], lines[0][0]), run, running)
+    for picture, (where, line) in zip(pictures, lines[1:], strict=False):
+        found = parse_json(line, where)["id"]
+        if found != picture.id:
+            raise PolyptychError(f"{where}: picture {found!r}, now {picture.id!r} is in its place")
+    return len(lines) - 1
+
+
+def _check_same(found: Any, run: dict[str, Any], path: Path) -> None:
+    """Refuse to mix two runs, naming the first thing in which they differ."""
+    for name, value in run.items():
+        if not isinstance(found, dict) or found.get(name) != value:
+            raise PolyptychError(
+                f"{path}: made with other {name} ({_difference(found, name, value)}); "
+                "choose another folder"
+            )
+
+
+def _difference(found: Any, name: str, value: Any) -> str:
+    old = found.get(name) if isinstance(found, dict) else None
+    if isinstance(old, dict) and isinstance(value, dict):
+        keys = [key for key in value if old.get(key) != value[key]]
+        return ", ".join(f"{key} {old.get(key)!r}, now {value[key]!r}" for key in keys)
+    return f"{old!r}, now {value!r}"
+
+
+def _finished_summary(path: Path, run: dict[str, Any]) -> dict[str, Any]:
+    summary = parse_json(path.read_bytes(), str(path))
+    _check_same(summary, run, path)
+    return summary
+
+
+def _finish(out: Path, running: Path, run: dict[str, Any]) -> dict[str, Any]:
+    """Write records and summary from the finished lines, one line in memory at a time."""
+    kinds: Counter[str] = Counter()
+    importances: list[float] = []
+    dropped: dict[str, dict[str, Any]] = {}
+    digest = hashlib.sha256()
+    with write_aside(out / RECORDS_FILE) as file:
+        for where, line in islice(read_lines(running), 1, None):
+            result = parse_json(line, where)
+            for record in result["records"]:
+                text = dump_json(record, where) + "\n"
+                file.write(text)
+                digest.update(text.encode())
+                kinds[record["metadata"]["edit"]["kind"]] += 1
+                importances.append(record["metadata"]["region"]["importance"])
+            for item in result["dropped"]:
+                entry = dropped.setdefault(item["reason"], {"count": 0, "examples": []})
+                entry["count"] += 1
+                if len(entry["examples"]) < _EXAMPLES_OF_DROPS:
+                    entry["examples"].append(f"{result['id']}: {item['detail']}")
+    kept = sum(kinds.values())
+    summary = {
+        "tried": kept + sum(entry["count"] for entry in dropped.values()),
+        "kept": kept,
+        "dropped": dict(sorted(dropped.items())),
+        "kinds": {kind: kinds[kind] for kind in EDIT_KINDS},
+        "mean_importance": round(float(np.mean(importances)), 6) if importances else None,
+        "records_sha256": digest.hexdigest(),
+        **run,
+        "versions": versions(),
+    }
+    with write_aside(out / SUMMARY_FILE) as file:
+        json.dump(summary, file, indent=1, ensure_ascii=False)
+    running.unlink()
+    return summary
