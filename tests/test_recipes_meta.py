@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyptych.methods.sam.conversion import SAM_TENSORS, convert_released, overlay
+from polyptych.methods.sam.conversion import SAM_TENSORS, convert_released
 from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
 from polyptych.methods.sam.released import freeze_to_released
+from polyptych.models.weights import overlay
 from polyptych.recipes.sam_vicuna7b import RECIPE, model_config
 from polyptych.training.freezing import select_trainable
 

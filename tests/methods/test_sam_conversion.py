@@ -22,12 +22,11 @@ from polyptych.methods.sam.conversion import (
     SAM_TENSORS,
     convert_checkpoint,
     convert_released,
-    overlay,
-    read_weights,
     require_sam,
 )
 from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
 from polyptych.models.checkpoint import load_model
+from polyptych.models.weights import overlay, read_weights
 from polyptych.testing import tiny_model, tiny_processor
 
 # Ours -> published, in the order of application: the inverse of the table under test.

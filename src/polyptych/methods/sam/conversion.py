@@ -10,25 +10,19 @@ One table (:data:`RULES`) covers the original names and those of a Hugging Face 
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from polyptych.errors import PolyptychError
 from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
 from polyptych.models.processor import PolyptychProcessor
-
-StateDict = dict[str, Tensor]
+from polyptych.models.weights import StateDict, listed, overlay, read_weights, rename
 
 _VIT = "vision_encoder.model."
 _QFORMER = "connector.qformer."
@@ -110,8 +104,6 @@ SAM_TENSORS = tuple(
 """The six tensors that make a checkpoint one of SAM: what the published setting trains."""
 
 _QKV_BIAS = re.compile(r"(.*\.|)attn\.(q|v)_bias")
-_COMPILED = tuple((re.compile(pattern), name) for pattern, name in RULES)
-_IGNORED = re.compile("|".join(IGNORED))
 
 
 def convert_released(state_dict: Mapping[str, Tensor], *, source: str = "weights") -> StateDict:
@@ -123,27 +115,8 @@ def convert_released(state_dict: Mapping[str, Tensor], *, source: str = "weights
     Raises:
         PolyptychError: If a name falls under no rule; lists the first ten.
     """
-    converted: StateDict = {}
-    unknown = []
-    for name, tensor in _fuse_qkv_bias(state_dict, source).items():
-        if _IGNORED.fullmatch(name):
-            continue
-        ours = _our_name(name)
-        if ours is None:
-            unknown.append(name)
-        else:
-            converted[ours] = tensor
-    if unknown:
-        raise PolyptychError(f"{source}: {len(unknown)} unexpected tensors: {_listed(unknown)}")
-    return converted
-
-
-def _our_name(name: str) -> str | None:
-    for pattern, ours in _COMPILED:
-        match = pattern.fullmatch(name)
-        if match:
-            return match.expand(ours)
-    return None
+    fused = _fuse_qkv_bias(state_dict, source)
+    return rename(fused, RULES, IGNORED, source=source)
 
 
 def _fuse_qkv_bias(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
@@ -164,38 +137,6 @@ def _fuse_qkv_bias(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
     return fused
 
 
-def overlay(
-    parts: Sequence[StateDict], wanted: Mapping[str, Tensor], *, source: str = "weights"
-) -> StateDict:
-    """Lay converted parts over each other (later ones win) and demand exactly what a model wants.
-
-    Args:
-        parts: Results of :func:`convert_released`, base first.
-        wanted: The model's state dict; only names and shapes are read (meta tensors will do).
-        source: Named in errors.
-
-    Raises:
-        PolyptychError: If a tensor is missing, unexpected or of another shape.
-    """
-    merged: StateDict = {}
-    for part in parts:
-        merged.update(part)
-    for kind, names in (
-        ("missing", wanted.keys() - merged.keys()),
-        ("unexpected", merged.keys() - wanted.keys()),
-    ):
-        if names:
-            raise PolyptychError(f"{source}: {len(names)} {kind} tensors: {_listed(names)}")
-    bent = [
-        f"{name} {tuple(merged[name].shape)} for {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if tensor.shape != merged[name].shape
-    ]
-    if bent:
-        raise PolyptychError(f"{source}: {len(bent)} tensors of another shape: {_listed(bent)}")
-    return merged
-
-
 def require_sam(part: Mapping[str, Tensor], *, source: str) -> None:
     """Refuse a checkpoint without SAM's six tensors.
 
@@ -206,60 +147,8 @@ def require_sam(part: Mapping[str, Tensor], *, source: str) -> None:
     if missing:
         raise PolyptychError(
             f"{source}: no SAM checkpoint; {len(missing)} of {len(SAM_TENSORS)} of its tensors "
-            f"are missing: {_listed(missing)}"
+            f"are missing: {listed(missing)}"
         )
-
-
-def _listed(names: Iterable[str], limit: int = 10) -> str:
-    names = sorted(names)
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
-
-
-def read_weights(path: str | Path) -> StateDict:
-    """A published file or folder: ``.safetensors``, a pickled state dict, or a folder of either.
-
-    Pickles are read with ``weights_only=True``; an outer ``{"model": ...}`` is taken off.
-
-    Raises:
-        PolyptychError: If there is nothing there or it cannot be read safely.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return _read_folder(path)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except FileNotFoundError:
-        raise PolyptychError(f"{path}: no such file") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PolyptychError(f"{path}: not readable as weights: {reason}") from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
-        loaded = loaded["model"]
-    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        raise PolyptychError(
-            f"{path}: no state dict: found {type(loaded).__name__} without tensors"
-        )
-    return loaded
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
-
-
-def _read_folder(folder: Path) -> StateDict:
-    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
-        index = folder / f"{stem}{suffix}.index.json"
-        if index.exists():
-            files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        elif (folder / f"{stem}{suffix}").exists():
-            files = [f"{stem}{suffix}"]
-        else:
-            continue
-        return {name: t for file in files for name, t in read_weights(folder / file).items()}
-    raise PolyptychError(f"{folder}: no model.safetensors and no pytorch_model.bin here")
 
 
 def convert_checkpoint(

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from polyptych.errors import PolyptychError
 from polyptych.files import write_aside
-from polyptych.methods.sam.conversion import convert_released, overlay
+from polyptych.methods.sam.conversion import convert_released
 from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
 from polyptych.methods.sam.released import (
     freeze_to_released,
@@ -43,6 +43,7 @@ from polyptych.methods.sam.released_generation import (
     released_texts,
 )
 from polyptych.models.processor import PolyptychProcessor
+from polyptych.models.weights import overlay
 from polyptych.schema import Batch
 
 Values = dict[str, Tensor]
