@@ -23,6 +23,7 @@ install_import_hook(
         "polyptych.language.splicing",
         "polyptych.methods",
         "polyptych.models.blip2",
+        "polyptych.models.llava",
         "polyptych.models.vision_language",
         "polyptych.vision",
     ],

@@ -10,7 +10,7 @@ a ViT from nothing needs, so the bundled models, trained on a CPU in minutes, ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,8 @@ class FeatureChoice:
     """Which of an encoder's outputs become image features."""
 
     layer: int
-    """Index into the hidden states; -1 is the encoder's final output with its final norm."""
+    """Index into the hidden states; -1 is the encoder's final output with its final norm (the last
+    hidden state without it has the number of layers as index)."""
     keep_class_token: bool
     """Whether the class token counts as a patch (P = patches + 1)."""
     has_class_token: bool
@@ -65,6 +66,47 @@ CPU_PIXELS = 4 * 224 * 224
 batch of eight at 224 x 224 (width 256) took 8 to 25 % longer than two of four."""
 
 
+def feature_choice(config: PreTrainedConfig) -> FeatureChoice:
+    """What an encoder of this config gives unless a model asks for something else of it.
+
+    Raises:
+        ValueError: For an encoder that is not in the list, naming those that are.
+    """
+    if config.model_type not in _MODELS:
+        raise ValueError(
+            f"no vision encoder for model type {config.model_type!r}; known: {sorted(_MODELS)}"
+        )
+    return _MODELS[config.model_type][1]
+
+
+def hidden_state_choice(
+    config: PreTrainedConfig, layer: int, keep_class_token: bool
+) -> FeatureChoice:
+    """One of the hidden states, untouched by the final norm, as the LLaVA family reads them.
+
+    Args:
+        config: The encoder's.
+        layer: 0 is what the embeddings give, -1 what the last layer gives.
+        keep_class_token: Whether the class token, if any, counts as a patch.
+
+    Raises:
+        ValueError: For an encoder that is not in the list or a layer that it does not have.
+    """
+    choice = feature_choice(config)
+    depth = len(config.depths) if choice.is_map else config.num_hidden_layers
+    if not -depth - 1 <= layer <= depth:
+        raise ValueError(f"vision feature layer {layer} of an encoder of {depth} layers")
+    return replace(choice, layer=layer % (depth + 1), keep_class_token=keep_class_token)
+
+
+def patch_count(config: PreTrainedConfig, choice: FeatureChoice) -> int | None:
+    """P of an image of the encoder's own size; None where it has none (convolutions)."""
+    if choice.is_map:
+        return None
+    patches = (config.image_size // config.patch_size) ** 2
+    return patches + (choice.has_class_token and choice.keep_class_token)
+
+
 def feature_width(config: PreTrainedConfig) -> int:
     """Width D_v of the features that an encoder of this config gives."""
     sizes = getattr(config, "hidden_sizes", None)
@@ -92,18 +134,16 @@ class VisionEncoder(nn.Module):
 
     Args:
         config: Config of an EVA-CLIP (``instructblip_vision_model``), CLIP, SigLIP or ResNet model.
+        choice: What of its outputs is read; None for the encoder's usual one.
 
     Raises:
         ValueError: For an encoder that is not in the list, naming those that are.
     """
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: PreTrainedConfig, choice: FeatureChoice | None = None) -> None:
         super().__init__()
-        if config.model_type not in _MODELS:
-            raise ValueError(
-                f"no vision encoder for model type {config.model_type!r}; known: {sorted(_MODELS)}"
-            )
-        model_class, self.choice = _MODELS[config.model_type]
+        self.choice = feature_choice(config) if choice is None else choice
+        model_class = _MODELS[config.model_type][0]
         # The type is the caller's choice, not that of the file which the config came with.
         self.model = model_class._from_config(config, dtype=torch.get_default_dtype())
         if config.model_type == "instructblip_vision_model":
