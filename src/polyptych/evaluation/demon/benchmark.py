@@ -1,0 +1,142 @@
+"""Running a model over DEMON: every task that is there, each a run of its own that can be resumed.
+
+OUT/TASK/predictions.jsonl, OUT/TASK/scores.json   per task, by the usual runner
+OUT/demon.json, OUT/demon.md                       the whole, and beside the published rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polyptych.errors import PolyptychError
+from polyptych.evaluation import runner
+from polyptych.evaluation.demon.aggregation import Flavour, Summary, summarize
+from polyptych.evaluation.demon.catalog import DATASETS, Split, datasets_of
+from polyptych.evaluation.demon.loading import Order, dataset_file, read_dataset
+from polyptych.evaluation.demon.report import to_markdown
+from polyptych.evaluation.demon.scorer import FIXED, RELEASED, demon_scorer, released_crash
+from polyptych.evaluation.scorers import Estimate
+from polyptych.evaluation.task import GenerationSettings, Task
+from polyptych.files import write_aside
+from polyptych.schema import Example
+
+SUMMARY_FILE, REPORT_FILE = "demon.json", "demon.md"
+
+SETTINGS = GenerationSettings(max_new_tokens=300, batch_size=8)
+"""Greedy, so that numbers repeat; the published runs sampled (top_p 0.9) without a seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What a folder has of DEMON, read and checked."""
+
+    split: Split
+    datasets: dict[str, list[Example]]
+    """Task to its examples, in the benchmark's order."""
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_benchmark(
+    root: str | Path, split: Split = "core", *, order: Order = "numbered"
+) -> Benchmark:
+    """Read all tasks of a split; those without a file are listed as missing.
+
+    Everything is read before anything runs: a bad sample shows in seconds, not after hours.
+
+    Raises:
+        PolyptychError: For a bad sample, with file and sample id, or if no task is there at all.
+    """
+    wanted = datasets_of(split)
+    missing = [d.name for d in wanted if dataset_file(root, d, split) is None]
+    if len(missing) == len(wanted):
+        raise PolyptychError(
+            f"{root}: none of the {len(wanted)} tasks of DEMON is here "
+            f"(looked for TASK/{split}/{split}.json)"
+        )
+    notes: list[str] = []
+    datasets = {
+        dataset.name: read_dataset(root, dataset.name, split, order=order, on_note=notes.append)
+        for dataset in wanted
+        if dataset.name not in missing
+    }
+    return Benchmark(split, datasets, missing, notes)
+
+
+def demon_task(
+    name: str, examples: Sequence[Example], settings: GenerationSettings = SETTINGS
+) -> Task:
+    """One task of the benchmark over its examples, judged in both flavours."""
+    dataset = DATASETS[name]
+    return Task(f"demon/{name}", lambda: examples, (demon_scorer(dataset),), settings)
+
+
+def evaluate_demon(
+    model: Any,
+    processor: Any,
+    benchmark: Benchmark,
+    out: str | Path,
+    *,
+    settings: GenerationSettings = SETTINGS,
+    name: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Summary:
+    """Answer and score every task that is there.
+
+    Args:
+        model: A model with ``generate``.
+        processor: The processor saved beside it.
+        benchmark: What :func:`read_benchmark` gave.
+        out: Folder for answers and results; an interrupted run in it is taken up again.
+        settings: Decoding of all tasks.
+        name: What the report calls the model; default: its own name.
+        seed: Of the bootstrap.
+        progress: Show a bar per task, on a terminal.
+
+    Raises:
+        PolyptychError: If ``out`` holds a run with other settings, another model or other data.
+    """
+    out = Path(out)
+    items: dict[Flavour, dict[str, list[float]]] = {"released": {}, "fixed": {}}
+    notes = list(benchmark.notes)
+    for dataset, examples in benchmark.datasets.items():
+        task = demon_task(dataset, examples, settings)
+        scores = runner.evaluate(
+            model, processor, task, out / dataset, seed=seed, progress=progress
+        )
+        found = {score.name: _item_values(score, examples) for score in scores}
+        items["fixed"][dataset] = found[FIXED]
+        if RELEASED in found:
+            items["released"][dataset] = found[RELEASED]
+        else:
+            answers = runner.generate(
+                model,
+                processor,
+                examples,
+                out / dataset / runner.PREDICTIONS_FILE,
+                settings=settings,
+                progress=False,
+            )
+            crash = released_crash(DATASETS[dataset], examples, answers)
+            notes.append(f"the published scorer gives no score for {dataset}; it stops at {crash}")
+    summary = summarize(
+        items,
+        model=name or Path(model.config.name_or_path).name or type(model).__name__,
+        split=benchmark.split,
+        missing=benchmark.missing,
+        notes=notes,
+        seed=seed,
+    )
+    summary.save(out / SUMMARY_FILE)
+    with write_aside(out / REPORT_FILE) as file:
+        file.write(to_markdown(summary))
+    return summary
+
+
+def _item_values(score: Estimate, examples: Sequence[Example]) -> list[float]:
+    values = score.per_item or {}
+    return [values[example.id] for example in examples]
