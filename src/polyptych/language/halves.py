@@ -12,27 +12,46 @@ from typing import Any
 
 from torch import nn
 
+from polyptych.errors import PolyptychError
+
 
 def decoder_layers(decoder: nn.Module) -> nn.ModuleList:
     """The decoder's layers, by the name that all current decoders of transformers share."""
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
-        raise TypeError(f"{type(decoder).__name__} keeps no ModuleList of layers")
+        raise PolyptychError(f"{type(decoder).__name__} keeps no list of layers under that name")
     return layers
 
 
 def lower_half(decoder: nn.Module, layer: int) -> Any:
-    """Everything below ``layer``: its ``last_hidden_state`` is what enters that layer, raw."""
-    return _with_parts(decoder, decoder_layers(decoder)[:layer], norm=nn.Identity())
+    """Everything below ``layer``: its ``last_hidden_state`` is what enters that layer, raw.
+
+    Raises:
+        PolyptychError: If the decoder treats its input in another place than in its layers, so that
+            its halves would not add up to the whole.
+    """
+    if not hasattr(decoder, "rotary_emb"):
+        raise PolyptychError(
+            f"{type(decoder).__name__} adds positions before its first layer; only decoders with "
+            "rotary positions can be run in halves"
+        )
+    return _with_children(decoder, layers=decoder_layers(decoder)[:layer], norm=nn.Identity())
 
 
 def upper_half(decoder: nn.Module, layer: int) -> Any:
     """Everything from ``layer`` on; its ``inputs_embeds`` are what the lower half returned."""
-    return _with_parts(decoder, decoder_layers(decoder)[layer:])
+    return _with_children(decoder, layers=decoder_layers(decoder)[layer:])
 
 
-def _with_parts(decoder: nn.Module, layers: nn.Module, **parts: nn.Module) -> Any:
-    """A shallow copy: own table of children, the same children but for those given."""
-    half = copy.copy(decoder)
-    half._modules = {**decoder._modules, "layers": layers, **parts}
+def upper_half_of_model(language_model: Any, layer: int) -> Any:
+    """The upper half with the language model's head."""
+    decoder = language_model.get_decoder()
+    name = next(n for n, child in language_model.named_children() if child is decoder)
+    return _with_children(language_model, **{name: upper_half(decoder, layer)})
+
+
+def _with_children(module: nn.Module, **children: nn.Module) -> Any:
+    """A shallow copy with a table of children of its own, some of them exchanged."""
+    half = copy.copy(module)
+    half._modules = {**module._modules, **children}
     return half

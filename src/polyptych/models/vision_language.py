@@ -200,6 +200,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         past_key_values: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        lower_states: Float[Tensor, "B T D_llm"] | None = None,
         return_intermediates: bool = False,
         **kwargs: Any,
     ) -> VisionLanguageOutput:
@@ -208,12 +209,25 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         Rows are examples (C = B), but in a beam search without a cache (C = beams x B). L counts
         what the cache holds, too. Returns logits (C, T, V) (or only the last ``logits_to_keep``),
         the mean cross-entropy over labelled positions, the cache, and the named intermediates when
-        asked for.
+        asked for. With ``lower_states`` steps 1, 2 and the lower half of step 3 have been done
+        before; see :meth:`_decode_above`.
 
         Raises:
             PolyptychError: If placeholders and visual tokens differ in number.
         """
         visual_mask = input_ids == self.config.image_token_id
+        if lower_states is not None:
+            return self._decode_above(
+                lower_states,
+                visual_mask,
+                attention_mask,
+                position_ids,
+                labels,
+                image_features,
+                image_counts,
+                last_prompt,
+                kwargs.get("num_items_in_batch"),
+            )
         inputs_embeds = embed_text(self.get_input_embeddings(), input_ids, visual_mask)
         record: dict[str, Tensor] | None = {} if return_intermediates else None
         prefill = None
@@ -290,6 +304,14 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     def _decode(self, inputs_embeds: Float[Tensor, "C T D_llm"], **inputs: Any) -> Any:
         """Step 3: the one place that calls the language model; ``inputs`` are its own names."""
         return self.language_model(inputs_embeds=inputs_embeds, **inputs)
+
+    def _decode_above(
+        self, lower_states: Float[Tensor, "B T D_llm"], *inputs: Any
+    ) -> VisionLanguageOutput:
+        """Go on from the states that enter a decoder layer: for methods that act there."""
+        raise PolyptychError(
+            f"a {self.config.model_type} acts at no decoder layer; it takes no lower_states"
+        )
 
     # Generation: the prompt is read once, whatever the number of beams.
     #

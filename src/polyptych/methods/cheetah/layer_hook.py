@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from polyptych.errors import PolyptychError
-from polyptych.language.halves import decoder_layers
+from polyptych.language.halves import decoder_layers, lower_half, upper_half_of_model
 from polyptych.language.prefill import Prefill
-from polyptych.models.vision_language import VisionLanguageModel
+from polyptych.language.splicing import embed_text
+from polyptych.models.vision_language import VisionLanguageModel, VisionLanguageOutput
+from polyptych.schema import IGNORE_INDEX
 
 
 def check_injection_layer(layer: int | None, num_layers: int) -> int:
@@ -84,6 +87,80 @@ class ReattendsAtLayer(VisionLanguageModel):
         if prefill.record is not None:
             prefill.record.update({"vpgc.before": hidden, "vpgc.after": changed})
         return (changed, *rest), kwargs
+
+    # Training: nothing below layer k is trained, so that it can be computed once for all epochs.
+
+    @torch.inference_mode()
+    def lower_states(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"] | None = None,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        pixel_values: Float[Tensor, "I 3 H W"] | None = None,
+        image_features: Float[Tensor, "I P D_v"] | None = None,
+        image_counts: Int[Tensor, " B"] | None = None,
+        **unused: Any,
+    ) -> Float[Tensor, "B T D_llm"]:
+        """What enters layer k: a fixed function of the row and its images."""
+        visual_mask = input_ids == self.config.image_token_id
+        states = embed_text(self.get_input_embeddings(), input_ids, visual_mask)
+        if pixel_values is not None or image_features is not None:
+            connected = self.encode_images(pixel_values, image_features, image_counts)
+            states = self._splice(states, visual_mask, connected, image_counts)
+        lower = lower_half(self.get_decoder(), self.config.injection_layer)
+        return lower(
+            inputs_embeds=states,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+        ).last_hidden_state
+
+    def _decode_above(  # type: ignore[override]
+        self,
+        lower_states: Float[Tensor, "B T D_llm"],
+        visual_mask: Bool[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"] | None,
+        position_ids: Int[Tensor, "B T"] | None,
+        labels: Int[Tensor, "B T"] | None,
+        image_features: Float[Tensor, "I P D_v"] | None,
+        image_counts: Int[Tensor, " B"],
+        last_prompt: Int[Tensor, " B"] | None,
+        num_items_in_batch: Any = None,
+    ) -> VisionLanguageOutput:
+        """Layer k and above; logits from the first column with a label on, (B, K, V)."""
+        self._prefill_in_progress = None
+        if image_features is not None and self.vpgc_enabled:
+            per_image = self.visual_tokens_per_image(image_features)
+            lengths = image_counts.new_full((len(image_features),), per_image)
+            self._prefill_in_progress = Prefill(
+                visual_mask, image_counts, lengths, image_features, last_prompt
+            )
+        keep = 0
+        if labels is not None:
+            labelled = (labels != IGNORE_INDEX).any(dim=0).nonzero()
+            keep = labels.shape[1] - max(0, int(labelled[0, 0]) - 1) if len(labelled) else 1
+            labels = labels[:, -keep:]
+        upper = upper_half_of_model(self.language_model, self.config.injection_layer)
+        logits = upper(
+            inputs_embeds=lower_states,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+            logits_to_keep=keep,
+        ).logits
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
+            )
+        return VisionLanguageOutput(loss=loss, logits=logits)
+
+    def visual_tokens_per_image(self, image_features: Float[Tensor, "I P D_v"]) -> int:
+        """How many visual tokens the connector makes of an image."""
+        raise NotImplementedError
 
     @contextmanager
     def vpgc_disabled(self) -> Iterator[None]:

@@ -54,6 +54,10 @@ class PolyptychCheetahForConditionalGeneration(
         """The connector's Q-Former looks again, guided by the last prompt token."""
         return self.vpgc.residual_details(hidden, prefill, self.connector.qformer)
 
+    def visual_tokens_per_image(self, image_features: Float[Tensor, "I P D_v"]) -> int:
+        """The number of queries."""
+        return self.config.num_query_tokens
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, VPGC):
