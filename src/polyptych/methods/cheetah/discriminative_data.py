@@ -16,27 +16,22 @@ defaults are ours.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from polyptych.data.images import load_image
-from polyptych.data.records import ImageStore, dump_json, parse_json, read_lines, record_of
+from polyptych.data.images import image_hash, load_image
+from polyptych.data.records import ImageStore, record_of
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.runner import model_hash, versions
-from polyptych.files import write_aside
 from polyptych.methods.cheetah.discriminative import (
     EDIT_KINDS,
     Candidate,
@@ -45,48 +40,32 @@ from polyptych.methods.cheetah.discriminative import (
     EditKind,
     SourcePicture,
 )
-from polyptych.methods.cheetah.discriminative.detection import (
-    AttentionMap,
-    MaskSource,
-    QFormerAttention,
-    Selection,
-    StorybookMasks,
-    background_windows,
-    load_segment_anything,
-    select,
+from polyptych.methods.cheetah.discriminative.detection import AttentionMap, Selection, select
+from polyptych.methods.cheetah.discriminative.masks import background_windows
+from polyptych.methods.cheetah.discriminative.running import (
+    RECORDS_FILE,
+    SUMMARY_FILE,
+    append,
+    finish,
+    finished_summary,
+    resume,
 )
-from polyptych.methods.cheetah.discriminative.edits import (
-    EditWriter,
-    LanguageModelEdits,
-    StorybookEdits,
-    load_language_model,
-)
-from polyptych.methods.cheetah.discriminative.images import (
-    CaptionLabels,
-    ClipSimilarity,
-    ImageEditor,
-    PixelChange,
-    SimilarityFilter,
-    StorybookEditor,
-    load_clip,
-    load_inpainting,
-)
-from polyptych.methods.cheetah.discriminative.texts import (
-    INSTRUCTIONS,
-    LanguageModelTargets,
-    StorybookTargets,
-    TargetWriter,
-)
+from polyptych.methods.cheetah.discriminative.steps import Steps, photograph_steps, storybook_steps
+from polyptych.methods.cheetah.discriminative.texts import INSTRUCTIONS
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
 from polyptych.storybook.graph import scene_to_json
-from polyptych.storybook.vocabulary import Split
 
-RECORDS_FILE = "records.jsonl"
-SUMMARY_FILE = "summary.json"
+__all__ = [
+    "DiscriminativeSettings",
+    "Steps",
+    "build_discriminative_data",
+    "edit_picture",
+    "photograph_steps",
+    "storybook_steps",
+]
+
 TASK = "discriminative"
 """``metadata["task"]`` of the records."""
-
-_EXAMPLES_OF_DROPS = 3  # named per reason in the summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,94 +102,6 @@ class DiscriminativeSettings:
             )
 
 
-@dataclass(frozen=True)
-class Steps:
-    """One implementation of each step."""
-
-    attention: QFormerAttention
-    masks: MaskSource
-    edits: EditWriter
-    images: ImageEditor
-    similarity: SimilarityFilter
-    targets: TargetWriter
-
-    def software(self) -> dict[str, str]:
-        """What made the data, step by step; settings and all."""
-        named = {
-            name: self._described(getattr(self, name))
-            for name in ("masks", "edits", "images", "similarity", "targets")
-        }
-        model = self.attention.model
-        return {"attention": f"{model.config.model_type} {model_hash(model)}", **named}
-
-    @staticmethod
-    def _described(step: Any) -> str:
-        simple = {
-            field.name: value
-            for field in dataclasses.fields(step)
-            if field.name != "name"
-            and isinstance(value := getattr(step, field.name), (str, int, float))
-        }
-        return step.name + "".join(f", {name}={value!r}" for name, value in simple.items())
-
-
-def storybook_steps(
-    model: Any, processor: Any, *, split: Split = "train", second_view: bool = False
-) -> Steps:
-    """The embedded steps: for :class:`~.discriminative.sources.StorybookPictures`.
-
-    Args:
-        model: Whose Q-Former ignores what is edited.
-        processor: The processor saved beside it.
-        split: Owner of the compositions that edits make.
-        second_view: See :class:`~.discriminative.images.StorybookEditor`.
-    """
-    return Steps(
-        QFormerAttention(model, processor),
-        StorybookMasks(),
-        StorybookEdits(split),
-        StorybookEditor(second_view),
-        PixelChange(),
-        StorybookTargets(),
-    )
-
-
-def photograph_steps(
-    model: Any,
-    processor: Any,
-    *,
-    segmenter: str,
-    writer: str,
-    painter: str,
-    clip: str,
-    device: str = "cpu",
-) -> Steps:
-    """The steps for photographs, each by a model in a local folder.
-
-    Args:
-        model: Whose Q-Former ignores what is edited.
-        processor: The processor saved beside it.
-        segmenter: Folder of a Segment Anything model.
-        writer: Folder of an instruction-tuned language model.
-        painter: Folder of a diffusers inpainting pipeline.
-        clip: Folder of a CLIP model; it names objects, too.
-        device: Where these four run.
-
-    Raises:
-        PolyptychError: For a folder without such a model, or a missing library.
-    """
-    seeing = load_clip(clip, device=device)
-    writing = load_language_model(writer, device=device)
-    return Steps(
-        QFormerAttention(model, processor),
-        load_segment_anything(segmenter, labels=CaptionLabels(seeing), device=device),
-        LanguageModelEdits(writing, name=f"text-generation {writer}"),
-        load_inpainting(painter, device=device),
-        ClipSimilarity(seeing, name=f"CLIP similarity {clip}"),
-        LanguageModelTargets(writing, name=f"text-generation {writer}"),
-    )
-
-
 # The pipeline.
 
 
@@ -245,15 +136,18 @@ def build_discriminative_data(
             system refuses to write.
     """
     settings, out = settings or DiscriminativeSettings(), Path(out)
+    if not len(pictures):
+        raise PolyptychError("0 pictures to edit")
     run = {
         "pictures": len(pictures),
+        "first_picture": _fingerprint(pictures[0]),
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
         "steps": steps.software(),
     }
     if (out / SUMMARY_FILE).exists():
-        return _finished_summary(out / SUMMARY_FILE, run)
+        return finished_summary(out / SUMMARY_FILE, run)
     running = out / (RECORDS_FILE + ".running")
-    done = _resume(running, run, pictures)
+    done = resume(running, run, pictures)
     starts = range(done - done % settings.batch_size, len(pictures), settings.batch_size)
     shown = progress and Console(stderr=True).is_terminal
     for start in track(
@@ -263,8 +157,16 @@ def build_discriminative_data(
         # All of the batch is looked at again after a break: rounding depends on its neighbors.
         lines = _edit_batch(batch, out, steps, settings)
         for line in islice(lines, max(0, done - start), None):
-            _append(running, line)
-    return _finish(out, running, run)
+            append(running, line)
+    return finish(out, running, run)
+
+
+def _fingerprint(picture: SourcePicture) -> str:
+    """Twelve hex digits of its pixels, so that other pictures of the same names are noticed."""
+    try:
+        return image_hash(picture.image)[:12]
+    except PolyptychError:
+        return "unreadable"
 
 
 def _edit_batch(
@@ -423,9 +325,6 @@ def _png(image: Image.Image) -> ImageRef:
     return ImageRef(data=buffer.getvalue())
 
 
-# Files: one line per finished picture while it runs, in order; records and a summary at the end.
-
-
 def _result(
     picture: SourcePicture, items: Sequence[Example | DroppedError], out: Path
 ) -> dict[str, Any]:
@@ -438,93 +337,3 @@ def _result(
             with ImageStore(out) as store:
                 records.append(record_of(store.with_paths(item), out))
     return {"id": picture.id, "records": records, "dropped": dropped}
-
-
-def _append(path: Path, value: Any) -> None:
-    """Add a whole line of JSON; it reaches the file at once."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(dump_json(value, str(path)) + "\n")
-    except OSError as error:
-        raise PolyptychError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _resume(running: Path, run: dict[str, Any], pictures: Sequence[SourcePicture]) -> int:
-    """How many pictures are finished; a torn last line of a killed run is cut off first."""
-    if running.exists():
-        whole = running.read_bytes()
-        if not whole.endswith(b"\n"):
-            with open(running, "r+b") as file:
-                file.truncate(whole.rfind(b"\n") + 1)
-    lines = list(read_lines(running)) if running.exists() else []
-    if not lines:
-        _append(running, run)
-        return 0
-    _check_same(parse_json(lines[0][1], lines[0][0]), run, running)
-    for picture, (where, line) in zip(pictures, lines[1:], strict=False):
-        found = parse_json(line, where)["id"]
-        if found != picture.id:
-            raise PolyptychError(f"{where}: picture {found!r}, now {picture.id!r} is in its place")
-    return len(lines) - 1
-
-
-def _check_same(found: Any, run: dict[str, Any], path: Path) -> None:
-    """Refuse to mix two runs, naming the first thing in which they differ."""
-    for name, value in run.items():
-        if not isinstance(found, dict) or found.get(name) != value:
-            raise PolyptychError(
-                f"{path}: made with other {name} ({_difference(found, name, value)}); "
-                "choose another folder"
-            )
-
-
-def _difference(found: Any, name: str, value: Any) -> str:
-    old = found.get(name) if isinstance(found, dict) else None
-    if isinstance(old, dict) and isinstance(value, dict):
-        keys = [key for key in value if old.get(key) != value[key]]
-        return ", ".join(f"{key} {old.get(key)!r}, now {value[key]!r}" for key in keys)
-    return f"{old!r}, now {value!r}"
-
-
-def _finished_summary(path: Path, run: dict[str, Any]) -> dict[str, Any]:
-    summary = parse_json(path.read_bytes(), str(path))
-    _check_same(summary, run, path)
-    return summary
-
-
-def _finish(out: Path, running: Path, run: dict[str, Any]) -> dict[str, Any]:
-    """Write records and summary from the finished lines, one line in memory at a time."""
-    kinds: Counter[str] = Counter()
-    importances: list[float] = []
-    dropped: dict[str, dict[str, Any]] = {}
-    digest = hashlib.sha256()
-    with write_aside(out / RECORDS_FILE) as file:
-        for where, line in islice(read_lines(running), 1, None):
-            result = parse_json(line, where)
-            for record in result["records"]:
-                text = dump_json(record, where) + "\n"
-                file.write(text)
-                digest.update(text.encode())
-                kinds[record["metadata"]["edit"]["kind"]] += 1
-                importances.append(record["metadata"]["region"]["importance"])
-            for item in result["dropped"]:
-                entry = dropped.setdefault(item["reason"], {"count": 0, "examples": []})
-                entry["count"] += 1
-                if len(entry["examples"]) < _EXAMPLES_OF_DROPS:
-                    entry["examples"].append(f"{result['id']}: {item['detail']}")
-    kept = sum(kinds.values())
-    summary = {
-        "tried": kept + sum(entry["count"] for entry in dropped.values()),
-        "kept": kept,
-        "dropped": dict(sorted(dropped.items())),
-        "kinds": {kind: kinds[kind] for kind in EDIT_KINDS},
-        "mean_importance": round(float(np.mean(importances)), 6) if importances else None,
-        "records_sha256": digest.hexdigest(),
-        **run,
-        "versions": versions(),
-    }
-    with write_aside(out / SUMMARY_FILE) as file:
-        json.dump(summary, file, indent=1, ensure_ascii=False)
-    running.unlink()
-    return summary

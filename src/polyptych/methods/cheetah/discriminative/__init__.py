@@ -3,18 +3,22 @@
     SourcePicture -> Segmentation -> Candidate -> Edit -> edited image -> Example
                   1              1            2       3                4
 
-1 :mod:`.detection` · 2 :mod:`.edits` · 3 :mod:`.images` · 4 :mod:`.texts`; where pictures come
-from is :mod:`.sources`, and :mod:`..discriminative_data` puts it all together.
+1 :mod:`.masks`, :mod:`.detection` · 2 :mod:`.edits`, :mod:`.storybook_edits` · 3 :mod:`.images`,
+:mod:`.filters` · 4 :mod:`.texts`. Pictures come from :mod:`.sources`, models for photographs from
+:mod:`.local_models`; :mod:`.steps` joins the steps, :mod:`..discriminative_data` runs them and
+:mod:`.running` keeps what is finished.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from polyptych.schema import ImageRef
 from polyptych.storybook.graph import Scene
@@ -52,6 +56,19 @@ class Region:
         """Left, top, right, bottom of its pixels; right and bottom lie just outside."""
         rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+    def crop(self, image: Image.Image, margin: float) -> Image.Image:
+        """Its box in an image, with surroundings of ``margin`` times the box on each side."""
+        left, top, right, bottom = self.box
+        dx, dy = ceil(margin * (right - left)), ceil(margin * (bottom - top))
+        return image.crop(
+            (
+                max(0, left - dx),
+                max(0, top - dy),
+                min(image.width, right + dx),
+                min(image.height, bottom + dy),
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

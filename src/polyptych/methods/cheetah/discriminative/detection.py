@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,16 +24,7 @@ from torch.nn.functional import interpolate
 
 from polyptych.connectors.qformer import QFormer
 from polyptych.errors import PolyptychError
-from polyptych.methods.cheetah.discriminative import (
-    Candidate,
-    Mask,
-    Region,
-    Segmentation,
-    SourcePicture,
-)
-from polyptych.models.checkpoint import first_line
-from polyptych.storybook.rendering import BACKGROUND, draw_with_masks
-from polyptych.storybook.vocabulary import PERSON
+from polyptych.methods.cheetah.discriminative import Candidate, Mask, Region
 
 Selection = Literal["least_attended", "random"]
 
@@ -106,106 +97,7 @@ class QFormerAttention:
         return whole["pixel_values"]
 
 
-# Which parts of a picture there are.
-
-
-class MaskSource(Protocol):
-    """Finds the objects of a picture."""
-
-    name: str
-
-    def __call__(self, picture: SourcePicture, image: Image.Image) -> Segmentation:
-        """Objects with masks of the image's size."""
-
-
-@dataclass(frozen=True)
-class StorybookMasks:
-    """The true masks of a drawn picture. Characters occupy room, but no edit is made to them."""
-
-    name: str = "storybook masks"
-
-    def __call__(self, picture: SourcePicture, image: Image.Image) -> Segmentation:
-        """Every thing with a visible pixel."""
-        scene = picture.scene
-        if scene is None:
-            raise PolyptychError(f"picture {picture.id!r} is not drawn: it has no true masks")
-        _, owners = draw_with_masks(scene, image.width)
-        objects = tuple(
-            Region(owners == index, f"{thing.color} {thing.kind}", index)
-            for index, thing in enumerate(scene.things)
-            if thing.kind != PERSON and (owners == index).any()
-        )
-        return Segmentation(objects, owners != BACKGROUND)
-
-
-class Labels(Protocol):
-    """Says in a word what a region of a picture shows."""
-
-    def __call__(self, image: Image.Image, region: Region, caption: str) -> str:
-        """The label."""
-
-
-@dataclass(frozen=True)
-class SegmentAnythingMasks:
-    """Masks by a ``mask-generation`` pipeline of transformers (Segment Anything; not our SAM).
-
-    Args:
-        pipeline: ``image -> {"masks": [(H, W) bool, ...], "scores": ...}``.
-        labels: Names each object from the words of the caption; without it they stay nameless.
-        largest_area: A mask of more than this share of the picture is background: sky, wall,
-            floor.
-        name: What made the masks, for the records.
-    """
-
-    pipeline: Any
-    labels: Labels | None = None
-    largest_area: float = 0.35
-    name: str = "mask-generation"
-
-    def __call__(self, picture: SourcePicture, image: Image.Image) -> Segmentation:
-        """Every mask that is no background, in the pipeline's order."""
-        masks = [np.asarray(mask, dtype=bool) for mask in self.pipeline(image)["masks"]]
-        regions = [Region(mask) for mask in masks if 0 < mask.mean() <= self.largest_area]
-        occupied = np.zeros((image.height, image.width), dtype=bool)
-        for region in regions:
-            occupied |= region.mask
-        if self.labels is not None:
-            regions = [
-                Region(region.mask, self.labels(image, region, picture.caption))
-                for region in regions
-            ]
-        return Segmentation(tuple(regions), occupied)
-
-
-def load_segment_anything(
-    folder: str, *, labels: Labels | None = None, device: str = "cpu"
-) -> SegmentAnythingMasks:
-    """Masks by a Segment Anything model in a local folder.
-
-    Raises:
-        PolyptychError: If there is none, or torchvision, which transformers wants for it, is
-            missing.
-    """
-    pipeline = load_pipeline("mask-generation", folder, device)
-    return SegmentAnythingMasks(pipeline, labels, name=f"mask-generation {folder}")
-
-
-def load_pipeline(task: str, folder: str, device: str) -> Any:
-    """A pipeline of transformers from a local folder; nothing is downloaded.
-
-    Raises:
-        PolyptychError: Naming the folder and what is wrong with it.
-    """
-    import transformers
-
-    try:
-        build: Any = transformers.pipeline
-        return build(task, model=folder, device=device, model_kwargs={"local_files_only": True})
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise PolyptychError(f"{folder}: no {task} model: {first_line(error)}") from error
-
-
-# Which of them are ignored.
+# Which regions are ignored.
 
 
 def importance(attention: AttentionMap, masks: Sequence[Mask]) -> list[float]:
@@ -219,26 +111,6 @@ def importance(attention: AttentionMap, masks: Sequence[Mask]) -> list[float]:
     grid = torch.from_numpy(np.asarray(attention, dtype=np.float32))[None, None]
     pixels = interpolate(grid, size=shape, mode="bilinear", align_corners=False)[0, 0].numpy()
     return [float(pixels[mask].mean(dtype=np.float64)) for mask in masks]
-
-
-def background_windows(occupied: Mask, share: float) -> tuple[Region, ...]:
-    """Windows that hold nothing but background, half overlapping; for things to be added.
-
-    Args:
-        occupied: Pixels of objects.
-        share: Width and height of a window as a share of the picture's.
-    """
-    height, width = occupied.shape
-    size = max(1, round(share * height)), max(1, round(share * width))
-    windows = []
-    for top in range(0, height - size[0] + 1, max(1, size[0] // 2)):
-        for left in range(0, width - size[1] + 1, max(1, size[1] // 2)):
-            window = np.s_[top : top + size[0], left : left + size[1]]
-            if not occupied[window].any():
-                mask = np.zeros_like(occupied)
-                mask[window] = True
-                windows.append(Region(mask, "background"))
-    return tuple(windows)
 
 
 def select(

@@ -1,4 +1,4 @@
-"""Step 3, the edited image, and the filter that throws away what does not show the edit."""
+"""Step 3, the edited image: drawn again, or painted inside the region."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageFilter
 
 from polyptych.errors import PolyptychError
-from polyptych.methods.cheetah.discriminative import DroppedError, Edit, Mask, Region
+from polyptych.methods.cheetah.discriminative import DroppedError, Edit, Mask
+from polyptych.methods.cheetah.discriminative.local_models import check_local
 from polyptych.models.checkpoint import first_line
 from polyptych.storybook.rendering import draw
 from polyptych.storybook.scenes import second_view
@@ -21,7 +22,9 @@ from polyptych.storybook.scenes import second_view
 class ImageEditor(Protocol):
     """Makes the edited image."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """For the records."""
 
     def __call__(self, image: Image.Image, edit: Edit, seed: int) -> Image.Image:
         """An image of the same size, changed inside the edit's region only."""
@@ -38,11 +41,7 @@ class StorybookEditor:
     """
 
     second_view: bool = False
-
-    @property
-    def name(self) -> str:
-        """For the records."""
-        return "storybook redraw, second view" if self.second_view else "storybook redraw"
+    name: str = "storybook redraw"
 
     def __call__(self, image: Image.Image, edit: Edit, seed: int) -> Image.Image:
         """Draw it."""
@@ -112,208 +111,14 @@ def load_inpainting(folder: str, *, device: str = "cpu") -> InpaintingEditor:
     Raises:
         PolyptychError: If diffusers is not installed, or the folder holds no such pipeline.
     """
+    check_local(folder, "inpainting")
     try:
         from diffusers import AutoPipelineForInpainting
     except ImportError as error:
         raise PolyptychError("inpainting needs diffusers: pip install diffusers") from error
     try:
-        pipeline = AutoPipelineForInpainting.from_pretrained(folder, local_files_only=True)
+        pipeline = AutoPipelineForInpainting.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise PolyptychError(f"{folder}: no inpainting pipeline: {first_line(error)}") from error
     pipeline.set_progress_bar_config(disable=True)
     return InpaintingEditor(pipeline.to(device), name=f"inpainting {folder}")
-
-
-# Filters.
-
-
-class SimilarityFilter(Protocol):
-    """Decides whether an edited image shows its edit."""
-
-    name: str
-
-    def __call__(self, original: Image.Image, edited: Image.Image, edit: Edit) -> float:
-        """The measured value; raises `DroppedError` where it lies outside the bounds."""
-
-
-@dataclass(frozen=True)
-class PixelChange:
-    """The share of the edit's region whose pixels changed, and of the whole picture.
-
-    Args:
-        least_in_region: An edit that changes less of its region is not visible.
-        least_in_picture: Nor is one that changes less of the picture.
-        most_in_picture: One that changes more is no change of a detail.
-        tolerance: Difference in the strongest color channel, of 255, that counts as a change.
-    """
-
-    least_in_region: float = 0.25
-    least_in_picture: float = 0.004
-    most_in_picture: float = 0.4
-    tolerance: int = 24
-    name: str = "pixel change"
-
-    def __call__(self, original: Image.Image, edited: Image.Image, edit: Edit) -> float:
-        """Share of the region that changed."""
-        before, after = (np.asarray(image, dtype=np.int16) for image in (original, edited))
-        changed = (np.abs(before - after).max(-1) > self.tolerance) & edit.region.mask
-        in_region = float(changed.sum() / edit.region.mask.sum())
-        in_picture = float(changed.mean())
-        if in_region < self.least_in_region or in_picture < self.least_in_picture:
-            raise DroppedError(
-                "edit not visible", f"{in_region:.3f} of the region, {in_picture:.4f} of all"
-            )
-        if in_picture > self.most_in_picture:
-            raise DroppedError("edit too large", f"{in_picture:.3f} of the picture")
-        return round(in_region, 4)
-
-
-@dataclass(frozen=True)
-class ClipModel:
-    """Cosines between pictures and texts by a CLIP model of transformers."""
-
-    model: Any
-    processor: Any
-
-    @torch.inference_mode()
-    def similarity(self, images: list[Image.Image], texts: list[str]) -> torch.Tensor:
-        """(images, texts) in -1 .. 1."""
-        inputs = self.processor(
-            images=images, text=texts, return_tensors="pt", padding=True, truncation=True
-        )
-        outputs = self.model(**inputs.to(self.model.device))
-        pictures, words = outputs.image_embeds, outputs.text_embeds
-        pictures, words = (x / x.norm(dim=-1, keepdim=True) for x in (pictures, words))
-        return (pictures @ words.T).float().cpu()
-
-
-@dataclass(frozen=True)
-class ClipSimilarity:
-    """CLIP has to see in the edited region what the edit says, and better than before.
-
-    Args:
-        clip: The model.
-        least: Cosine between the edited region and the words for it.
-        least_gain: By how much it has to exceed that of the original region.
-        margin: Surroundings that are looked at, too, as a share of the region's box on each side.
-        name: Which model, for the records.
-    """
-
-    clip: ClipModel
-    least: float = 0.2
-    least_gain: float = 0.0
-    margin: float = 0.25
-    name: str = "CLIP similarity"
-
-    def __call__(self, original: Image.Image, edited: Image.Image, edit: Edit) -> float:
-        """Cosine of the edited region and its words."""
-        crops = [crop(image, edit.region, self.margin) for image in (original, edited)]
-        before, after = self.clip.similarity(crops, [edit.shows])[:, 0].tolist()
-        if after < self.least:
-            raise DroppedError("similarity too low", f"{after:.3f} to {edit.shows!r}")
-        if after - before < self.least_gain:
-            raise DroppedError(
-                "edit not visible", f"similarity {before:.3f} before, {after:.3f} now"
-            )
-        return round(after, 4)
-
-
-@dataclass(frozen=True)
-class CaptionLabels:
-    """Labels a region with the word of the caption that CLIP finds most like it."""
-
-    clip: ClipModel
-    margin: float = 0.1
-
-    def __call__(self, image: Image.Image, region: Region, caption: str) -> str:
-        """One word; the empty label for a caption without words."""
-        words = [word.strip(".,;:!?\"'()").lower() for word in caption.split()]
-        words = [word for word in dict.fromkeys(words) if word and word not in _NO_LABELS]
-        if not words:
-            return ""
-        texts = [f"a photo of a {word}" for word in words]
-        values = self.clip.similarity([crop(image, region, self.margin)], texts)[0]
-        return words[int(values.argmax())]
-
-
-_NO_LABELS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "for",
-        "from",
-        "has",
-        "have",
-        "he",
-        "her",
-        "his",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "near",
-        "next",
-        "of",
-        "off",
-        "on",
-        "one",
-        "or",
-        "out",
-        "over",
-        "she",
-        "some",
-        "that",
-        "the",
-        "their",
-        "them",
-        "there",
-        "they",
-        "this",
-        "to",
-        "two",
-        "under",
-        "up",
-        "very",
-        "was",
-        "were",
-        "while",
-        "with",
-    ]
-)
-
-
-def crop(image: Image.Image, region: Region, margin: float) -> Image.Image:
-    """The region's box with some surroundings."""
-    left, top, right, bottom = region.box
-    dx, dy = ceil(margin * (right - left)), ceil(margin * (bottom - top))
-    return image.crop(
-        (
-            max(0, left - dx),
-            max(0, top - dy),
-            min(image.width, right + dx),
-            min(image.height, bottom + dy),
-        )
-    )
-
-
-def load_clip(folder: str, *, device: str = "cpu") -> ClipModel:
-    """A CLIP model with its processor from a local folder.
-
-    Raises:
-        PolyptychError: If there is none.
-    """
-    from transformers import AutoProcessor, CLIPModel
-
-    try:
-        model: Any = CLIPModel.from_pretrained(folder, local_files_only=True)
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise PolyptychError(f"{folder}: no CLIP model: {first_line(error)}") from error
-    return ClipModel(model.eval().to(device), processor)

@@ -18,21 +18,21 @@ class StorybookPictures(Sequence[SourcePicture]):
     """Drawn pictures, each made when it is asked for, from its number alone.
 
     Args:
-        count: How many.
+        number: How many.
         split: Whose compositions they show; training data comes from ``train``.
         seed: Another seed draws other pictures.
         size: Width and height in pixels.
         things: Least and greatest number of things in a picture.
     """
 
-    count: int
+    number: int
     split: str = "train"
     seed: int = 0
     size: int = IMAGE_SIZE
     things: tuple[int, int] = (3, 8)
 
     def __len__(self) -> int:
-        return self.count
+        return self.number
 
     @overload
     def __getitem__(self, index: int) -> SourcePicture: ...
@@ -40,8 +40,8 @@ class StorybookPictures(Sequence[SourcePicture]):
     def __getitem__(self, index: slice) -> list[SourcePicture]: ...
     def __getitem__(self, index: int | slice) -> SourcePicture | list[SourcePicture]:
         if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(self.count))]
-        if not 0 <= index < self.count:
+            return [self[place] for place in range(*index.indices(self.number))]
+        if not 0 <= index < self.number:
             raise IndexError(index)
         (story,) = make_examples(
             "description",

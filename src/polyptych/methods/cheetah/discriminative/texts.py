@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from polyptych.errors import PolyptychError
 from polyptych.methods.cheetah.discriminative import DroppedError, Edit
-from polyptych.methods.cheetah.discriminative.edits import ask
+from polyptych.methods.cheetah.discriminative.local_models import ask
 from polyptych.storybook.tasks.change_captioning import captions_for
 
 INSTRUCTIONS = (
@@ -26,7 +26,9 @@ INSTRUCTIONS = (
 class TargetWriter(Protocol):
     """Rewrites an edit as sentences that say the difference."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """For the records."""
 
     def __call__(self, edit: Edit) -> tuple[str, ...]:
         """All accepted sentences, at least one."""
