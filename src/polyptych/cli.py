@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.demon.commands import add_commands as add_demon_commands
 
 USER_ERROR = 2
 """Exit code of everything a user can cause, as of a wrong option."""
@@ -92,6 +93,12 @@ app = _app(
 )
 data_app = _app("Make, show and check data sets.", "polyptych data check my_data/")
 app.add_typer(data_app, name="data")
+demon_app = _app(
+    "The DEMON benchmark: a drawn sample, lmms-eval tasks, reports. To run it: evaluate.",
+    "polyptych demon make-sample data/demon",
+)
+add_demon_commands(demon_app, example)
+app.add_typer(demon_app, name="demon")
 
 
 ModelOption = Annotated[
@@ -235,13 +242,24 @@ def generate(
 
 @app.command(epilog=example("polyptych evaluate storybook/group_captioning --out runs/group"))
 def evaluate(
-    task: Annotated[
-        str,
-        typer.Argument(help="storybook/NAME, or a file or folder of examples with references."),
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] TASK",
+            help="A model (default: the bundled one) and a task: storybook/NAME, demon, or a file "
+            "or folder of examples with references.",
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for answers and scores.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for answers and scores; default: runs/TASK."),
+    ] = None,
     model: ModelOption = None,
     count: Annotated[int, typer.Option(min=1, help="Examples to draw (storybook only).")] = 200,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder with one folder per task (demon only).")
+    ] = None,
+    split: Annotated[str, typer.Option(help="core or full (demon only).")] = "core",
     beams: BeamsOption = None,
     max_new_tokens: LengthOption = None,
     batch_size: BatchOption = None,
@@ -251,19 +269,48 @@ def evaluate(
 
     Every score comes with its 95 % interval.
     """
+    if len(words) > 2 or (len(words) == 2 and model is not None):
+        raise PolyptychError(f"expected a task, or a model and a task; got {' '.join(words)!r}")
+    model, task = (words[0], words[1]) if len(words) == 2 else (model, words[0])
+    out = out or Path("runs", Path(task).name)
+    decoding = {"num_beams": beams, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    if task == "demon" and (root is not None or not Path(task).exists()):
+        _evaluate_demon(model, root, split, out, decoding, device)
+        return
     from polyptych.evaluation import runner
     from polyptych.models.checkpoint import load_model
 
     chosen = _task(task, count)
-    settings = _decoding(
-        chosen.settings, num_beams=beams, max_new_tokens=max_new_tokens, batch_size=batch_size
-    )
+    settings = _decoding(chosen.settings, **decoding)
     _quiet()
     loaded, processor = load_model(model, device=_device(device))
     scores = runner.evaluate(loaded, processor, chosen, out, settings=settings)
     for score in scores:
         low, high = score.interval
         typer.echo(f"{score.name:<28} {score.value:8.4f}  [{low:.4f}, {high:.4f}]  n={score.count}")
+    typer.echo(f"written to {out}")
+
+
+def _evaluate_demon(
+    model: str | None,
+    root: Path | None,
+    split: Any,
+    out: Path,
+    decoding: dict[str, int | None],
+    device: str | None,
+) -> None:
+    """All tasks of the benchmark; the data are read and checked before the model is loaded."""
+    from polyptych.evaluation.demon.commands import show
+    from polyptych.evaluation.tasks import demon
+    from polyptych.models.checkpoint import load_model
+
+    if root is None:
+        raise PolyptychError("demon needs --root DIR, the folder with one folder per task")
+    benchmark = demon.read_benchmark(root, split)
+    settings = _decoding(demon.SETTINGS, **decoding)
+    _quiet()
+    loaded, processor = load_model(model, device=_device(device))
+    show(demon.evaluate_demon(loaded, processor, benchmark, out, settings=settings))
     typer.echo(f"written to {out}")
 
 

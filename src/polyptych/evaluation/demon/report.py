@@ -42,7 +42,8 @@ def to_table(summary: Summary) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    head, rows = category_rows(summary)
+    _, rows = category_rows(summary)
+    head = ["Model", *SHORT.values(), "R-L", "Acc"]
     title = f"DEMON-{summary.split.title()}, percent"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, column in enumerate(head):
