@@ -123,6 +123,7 @@ class Batch(TypedDict, total=False):
     labels: Tensor  # (B, T) IGNORE_INDEX on prompt, visual tokens and padding
     pixel_values: Tensor  # (I, 3, H, W)
     image_features: Tensor  # (I, P, D_v) precomputed
+    lower_states: Tensor  # (B, T, D_llm) what enters the decoder layer of a method, precomputed
     image_counts: Tensor  # (B,) images of each example
     last_prompt: Tensor  # (B,) index in T of the last prompt token
     qformer_input_ids: Tensor  # (B, T_q) the instruction for an instruction-aware connector

@@ -38,6 +38,13 @@ class SupportsFeatures(Protocol):
         """Image features (n, P, D_v)."""
 
 
+class SupportsStates(Protocol):
+    """What the collator needs of a state cache."""
+
+    def states(self, examples: Sequence[Example], rows: Sequence[EncodedExample]) -> Tensor:
+        """States (B, T, D) of the examples' rows, padded on the right."""
+
+
 class Collator:
     """``list[Example] -> Batch``; runs in the data loader's worker processes.
 
@@ -46,6 +53,7 @@ class Collator:
         training: True makes right-padded rows with labels; False makes left-padded prompts that
             ``generate`` can go on from.
         features: Where frozen image features are read from instead of decoding images.
+        states: Where the states that enter a decoder layer are read from (training rows only).
     """
 
     def __init__(
@@ -54,8 +62,10 @@ class Collator:
         *,
         training: bool,
         features: SupportsFeatures | None = None,
+        states: SupportsStates | None = None,
     ) -> None:
-        self.processor, self.training, self.features = processor, training, features
+        self.processor, self.training = processor, training
+        self.features, self.states = features, states
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Make the batch; keys and shapes in :class:`polyptych.schema.Batch`."""
@@ -67,6 +77,8 @@ class Collator:
         elif refs:
             images = [load_image(ref, where=f"example {example.id}") for example, ref in refs]
             batch["pixel_values"] = self.processor.pixels(images)
+        if self.states is not None:
+            batch["lower_states"] = self.states.states(examples, encoded)
         return batch
 
     def pad(self, encoded: Sequence[EncodedExample]) -> Batch:

@@ -140,6 +140,7 @@ def mixture(
     weights: Sequence[float],
     seed: int = 0,
     length: int | None = None,
+    block: int | None = None,
 ) -> Mixture:
     """Mix datasets in exact shares; no item comes again before all of its dataset have come.
 
@@ -148,9 +149,11 @@ def mixture(
         weights: Share of each dataset, in any unit.
         seed: Decides the order; equal arguments give the equal mixture.
         length: Items of the mixture; by default as many as the datasets have together.
+        block: Every so many items hold the shares exactly, too (the examples of one step).
 
     Raises:
-        PolyptychError: For weights that do not fit the datasets, or a weighted but empty dataset.
+        PolyptychError: For weights that do not fit the datasets, a weighted but empty dataset, or
+            shares that are no whole numbers of a block.
     """
     if len(weights) != len(datasets):
         raise PolyptychError(f"{len(datasets)} dataset(s) but {len(weights)} weight(s)")
@@ -168,9 +171,26 @@ def mixture(
         orders.append(order[:count])
     # Shuffling the sources alone keeps each source's order, and with it the promise above.
     sources = [source for source, order in enumerate(orders) for _ in order]
-    rng.shuffle(sources)
+    if block is None:
+        rng.shuffle(sources)
+    else:
+        sources = _blocks(weights, block, len(sources), rng)
     rest = [iter(order) for order in orders]
     return Mixture(datasets, [(source, next(rest[source])) for source in sources])
+
+
+def _blocks(weights: Sequence[float], block: int, total: int, rng: random.Random) -> list[int]:
+    """Sources in an order whose every ``block`` items hold each share exactly."""
+    counts = [weight / sum(weights) * block for weight in weights]
+    if total % block or any(abs(count - round(count)) > 1e-6 for count in counts):
+        shares = ", ".join(f"{count:g}" for count in counts)
+        raise PolyptychError(f"exact shares of {block} of {total} items would be {shares}")
+    sources = []
+    for _ in range(total // block):
+        part = [source for source, count in enumerate(counts) for _ in range(round(count))]
+        rng.shuffle(part)
+        sources += part
+    return sources
 
 
 def _shares(weights: Sequence[float], total: int) -> list[int]:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from polyptych.data.collation import Collator
 from polyptych.data.dataset import ExampleDataset, LoadedExample, Mixture, mixture
 from polyptych.errors import PolyptychError
-from polyptych.schema import Example, ImageRef
+from polyptych.language.state_cache import StateCache
+from polyptych.schema import Batch, Example, ImageRef
 from polyptych.training.recipe import DataSource, Recipe
 from polyptych.vision.feature_cache import FeatureCache, encoder_fingerprint
 
@@ -54,6 +56,7 @@ class TrainingData:
             _shares(weights, [len(examples) for examples in self.sets]),
             seed=recipe.seed,
             length=recipe.steps * recipe.global_batch_size,
+            block=recipe.global_batch_size if recipe.data.exact_shares else None,
         )
         if validation is None:
             validation = [
@@ -97,6 +100,36 @@ class TrainingData:
             return encoder.eval()(pixels.to(model.device))
 
         cache.fill(self._images(), encode, processor.pixels)
+        return cache
+
+    def states(
+        self, model: PreTrainedModel, processor: Any, features: FeatureCache | None
+    ) -> StateCache | None:
+        """The recipe's cache of states with every row of the run in it; None where it has none.
+
+        Raises:
+            PolyptychError: If the model acts at no decoder layer, or something below it is trained.
+        """
+        if self.recipe.data.state_cache is None:
+            return None
+        compute: Any = getattr(model, "lower_states", None)
+        if compute is None:
+            raise PolyptychError(
+                f"data.state_cache is for methods that act at a decoder layer, "
+                f"not for a {model.config.model_type}"
+            )
+        cache = StateCache(
+            self.recipe.data.state_cache, model.lower_fingerprint(processor.image_processor)
+        )
+        collate = Collator(processor, training=True, features=features)
+
+        def states(batch: Batch) -> torch.Tensor:
+            on_device = {name: value.to(model.device) for name, value in batch.items()}
+            return compute(**on_device)
+
+        model.eval()
+        examples = (each for examples in self.sets for each in _examples(examples))
+        cache.fill(examples, states, collate, lambda e: processor.encode(e, with_target=True))
         return cache
 
     def _images(self) -> Iterator[ImageRef]:

@@ -62,6 +62,12 @@ class DataRecipe(_Part):
     """Sets that choose the best checkpoint; never the test set."""
     feature_cache: str | None = None
     """Folder of image features by image hash, filled as needed; only for a frozen encoder."""
+    state_cache: str | None = None
+    """Folder of the states that enter the decoder layer where the trained method acts, filled as
+    needed; only where nothing below that layer is trained."""
+    exact_shares: bool = False
+    """Every step holds each source's share exactly (24 of one and 64 of another), instead of on
+    average."""
     workers: int = Field(default=0, ge=0)
     """Processes that decode images; 0 decodes in the training process."""
 

@@ -121,7 +121,8 @@ def train(
 
     model.to(args.device)  # type: ignore[arg-type]
     features = data.features(model, processor)
-    collator = Collator(processor, training=True, features=features)
+    states = data.states(model, processor, features)
+    collator = Collator(processor, training=True, features=features, states=states)
     if progress:
         print(summary(recipe, model, data, collator), flush=True)
     tracker = Tracker(

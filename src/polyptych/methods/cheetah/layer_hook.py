@@ -7,6 +7,8 @@ it is still there when activation checkpointing runs the layer again in backward
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -106,6 +108,7 @@ class ReattendsAtLayer(VisionLanguageModel):
         states = embed_text(self.get_input_embeddings(), input_ids, visual_mask)
         if pixel_values is not None or image_features is not None:
             connected = self.encode_images(pixel_values, image_features, image_counts)
+            assert image_counts is not None  # encode_images has refused that
             states = self._splice(states, visual_mask, connected, image_counts)
         lower = lower_half(self.get_decoder(), self.config.injection_layer)
         return lower(
@@ -115,7 +118,27 @@ class ReattendsAtLayer(VisionLanguageModel):
             use_cache=False,
         ).last_hidden_state
 
-    def _decode_above(  # type: ignore[override]
+    def lower_fingerprint(self, image_processor: Any) -> str:
+        """A hash of everything that decides :meth:`lower_states`.
+
+        Raises:
+            PolyptychError: If some of it is trained.
+        """
+        lower = lower_half(self.get_decoder(), self.config.injection_layer)
+        parts = {"vision": self.vision_encoder, "connector": self.connector, "decoder": lower}
+        digest = hashlib.sha256(json.dumps(image_processor.to_dict(), sort_keys=True).encode())
+        for part, module in parts.items():
+            for name, value in module.named_parameters():
+                if value.requires_grad:
+                    raise PolyptychError(
+                        f"states that enter layer {self.config.injection_layer} cannot be kept: "
+                        f"{part}.{name} below it is trained"
+                    )
+                digest.update(name.encode())
+                digest.update(value.detach().float().cpu().numpy().tobytes())
+        return f"layer {self.config.injection_layer} of {digest.hexdigest()[:16]}"
+
+    def _decode_above(
         self,
         lower_states: Float[Tensor, "B T D_llm"],
         visual_mask: Bool[Tensor, "B T"],
