@@ -240,7 +240,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
                 qformer_attention_mask,
                 record,
             )
-            assert image_counts is not None  # encode_images has refused that
+            # encode_images has filled in the one and refused to go on without the other
+            assert connected.image_features is not None and image_counts is not None
             inputs_embeds = self._splice(inputs_embeds, visual_mask, connected, image_counts)
             prefill = Prefill(
                 visual_mask,
