@@ -111,8 +111,8 @@ class StateCache:
             shape = (self._end, self._width)
             self._map = np.memmap(self.folder / "states.bin", self._type, "r", shape=shape)
         states = np.zeros((len(places), max(n for _, n in places), self._width), self._type)
-        for row, (start, length) in enumerate(places):
-            states[row, :length] = self._map[start : start + length]
+        for into, (start, length) in zip(states, places, strict=True):
+            into[:length] = self._map[start : start + length]
         return torch.from_numpy(states)
 
     def fill(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import BatchFeature, PreTrainedModel
 
 from polyptych.data.collation import Collator
 from polyptych.data.dataset import ExampleDataset, LoadedExample, Mixture, mixture
@@ -112,20 +112,19 @@ class TrainingData:
         """
         if self.recipe.data.state_cache is None:
             return None
-        compute: Any = getattr(model, "lower_states", None)
-        if compute is None:
+        acting: Any = model  # what the seam asks of a method's model has no type of its own
+        if not hasattr(acting, "lower_states"):
             raise PolyptychError(
                 f"data.state_cache is for methods that act at a decoder layer, "
                 f"not for a {model.config.model_type}"
             )
         cache = StateCache(
-            self.recipe.data.state_cache, model.lower_fingerprint(processor.image_processor)
+            self.recipe.data.state_cache, acting.lower_fingerprint(processor.image_processor)
         )
         collate = Collator(processor, training=True, features=features)
 
         def states(batch: Batch) -> torch.Tensor:
-            on_device = {name: value.to(model.device) for name, value in batch.items()}
-            return compute(**on_device)
+            return acting.lower_states(**BatchFeature(dict(batch)).to(model.device))
 
         model.eval()
         examples = (each for examples in self.sets for each in _examples(examples))
