@@ -47,7 +47,7 @@ Change = Callable[[Sequence[Example]], list[Example]]
 class Budget:
     """What a picture may say: visual tokens per picture, and numbers per token (None: all)."""
 
-    tokens: int = 2
+    tokens: int = 4
     width: int | None = None
 
     @property
@@ -73,20 +73,20 @@ class StudySettings:
     """Least and greatest number of pictures in a group."""
     things: tuple[int, int] = (3, 5)
     """Least and greatest number of things in a picture."""
-    seeing_steps: int = 2000
+    seeing_steps: int = 6000
     """Steps of 64 pictures that teach the base's visual tokens what is in a picture."""
-    base_steps: int = 2500
+    base_steps: int = 6000
     """Steps of the base on the tasks, every picture read alone."""
     base_learning_rate: float = 1e-3
-    steps: int = 700
+    steps: int = 1500
     """Steps of every variant from the base."""
-    grid_steps: int = 150
+    grid_steps: int = 300
     """Steps of the shorter runs that choose a learning rate."""
     batch_size: int = 16
-    learning_rates: tuple[float, ...] = (5e-4, 1.5e-3)
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     budget: Budget = Budget()
-    sweep: tuple[Budget, ...] = (Budget(1, 12), Budget(1))
+    sweep: tuple[Budget, ...] = (Budget(1, 12), Budget(1), Budget(2))
     """Other budgets, with one seed each."""
     sweep_seeds: tuple[int, ...] = (0,)
 
