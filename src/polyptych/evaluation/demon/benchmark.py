@@ -6,7 +6,7 @@ OUT/demon.json, OUT/demon.md                       the whole, and beside the pub
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,19 @@ def read_benchmark(
         for dataset in wanted
         if dataset.name not in missing
     }
-    return Benchmark(split, datasets, missing, notes)
+    return Benchmark(split, datasets, missing, [*notes, *_other_sizes(datasets, split)])
+
+
+def _other_sizes(datasets: Mapping[str, Sequence[Example]], split: Split) -> list[str]:
+    """One line if the data are not the published ones: then neither are the numbers."""
+    others = [
+        f"{name} {len(examples)} of {DATASETS[name].size(split)}"
+        for name, examples in datasets.items()
+        if len(examples) != DATASETS[name].size(split)
+    ]
+    if not others:
+        return []
+    return [f"not the sizes of DEMON-{split.title()}, so not its numbers: {', '.join(others)}"]
 
 
 def demon_task(

@@ -45,7 +45,14 @@ def to_table(summary: Summary) -> Any:
     _, rows = category_rows(summary)
     head = ["Model", *SHORT.values(), "R-L", "Acc"]
     title = f"DEMON-{summary.split.title()}, percent"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,  # 80 columns suffice
+    )
     for number, column in enumerate(head):
         table.add_column(column, justify="right" if number else "left", no_wrap=bool(number))
     published = len(published_models())
