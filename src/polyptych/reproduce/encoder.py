@@ -2,8 +2,8 @@
 
 A drawn picture knows which thing each pixel belongs to, so a patch can be asked directly: which
 kind, color, size are you; whose hair, hat, clothes; what is this person doing. That dense signal
-trains a small ResNet within an hour on one core. The heads are thrown away; the encoder is then frozen
-and its features are cached on disk.
+trains a small ResNet within an hour on one core. The heads are thrown away; the encoder is then
+frozen and its features are cached on disk.
 
 Command: ``python -m polyptych.reproduce.encoder --out DIR``.
 """
