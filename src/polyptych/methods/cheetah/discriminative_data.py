@@ -154,9 +154,7 @@ def build_discriminative_data(
         starts, "pictures", console=Console(stderr=True), disable=not shown, transient=True
     ):
         batch = pictures[start : start + settings.batch_size]
-        # All of the batch is looked at again after a break: rounding depends on its neighbors.
-        lines = _edit_batch(batch, out, steps, settings)
-        for line in islice(lines, max(0, done - start), None):
+        for line in _edit_batch(batch, max(0, done - start), out, steps, settings):
             append(running, line)
     return finish(out, running, run)
 
@@ -170,17 +168,26 @@ def _fingerprint(picture: SourcePicture) -> str:
 
 
 def _edit_batch(
-    batch: Sequence[SourcePicture], out: Path, steps: Steps, settings: DiscriminativeSettings
+    batch: Sequence[SourcePicture],
+    finished: int,
+    out: Path,
+    steps: Steps,
+    settings: DiscriminativeSettings,
 ) -> Iterator[dict[str, Any]]:
-    """The result of each picture: its records and what was dropped."""
+    """The result of each picture behind those finished before: its records and what was dropped.
+
+    The Q-Former looks at all of the batch, also after a break: rounding depends on neighbors.
+    """
     images = [_decode(picture) for picture in batch]
     readable = [image for image in images if isinstance(image, Image.Image)]
     maps = iter(steps.attention(readable) if readable else ())
-    for picture, image in zip(batch, images, strict=True):
-        if isinstance(image, Image.Image):
-            items = list(edit_picture(picture, image, next(maps), steps, settings))
+    looks = [next(maps) if isinstance(image, Image.Image) else None for image in images]
+    for picture, image, look in islice(zip(batch, images, looks, strict=True), finished, None):
+        if isinstance(image, DroppedError):
+            items: list[Example | DroppedError] = [image] * settings.edits_per_picture
         else:
-            items = [image] * settings.edits_per_picture
+            assert look is not None
+            items = list(edit_picture(picture, image, look, steps, settings))
         yield _result(picture, items, out)
 
 

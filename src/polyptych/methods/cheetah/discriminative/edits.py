@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from polyptych.methods.cheetah.discriminative import (
     DroppedError,
@@ -23,6 +23,7 @@ from polyptych.methods.cheetah.discriminative import (
 from polyptych.methods.cheetah.discriminative.local_models import ask
 
 
+@runtime_checkable
 class EditWriter(Protocol):
     """Writes an edit of a given kind that fits a picture."""
 

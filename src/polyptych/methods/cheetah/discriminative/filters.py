@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -12,6 +12,7 @@ from polyptych.methods.cheetah.discriminative import DroppedError, Edit
 from polyptych.methods.cheetah.discriminative.local_models import ClipModel
 
 
+@runtime_checkable
 class SimilarityFilter(Protocol):
     """Decides whether an edited image shows its edit."""
 

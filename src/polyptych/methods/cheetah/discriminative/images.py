@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from polyptych.storybook.rendering import draw
 from polyptych.storybook.scenes import second_view
 
 
+@runtime_checkable
 class ImageEditor(Protocol):
     """Makes the edited image."""
 

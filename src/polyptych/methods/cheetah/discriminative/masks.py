@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ from polyptych.storybook.rendering import BACKGROUND, draw_with_masks
 from polyptych.storybook.vocabulary import PERSON
 
 
+@runtime_checkable
 class MaskSource(Protocol):
     """Finds the objects of a picture."""
 
@@ -46,11 +48,8 @@ class StorybookMasks:
         return Segmentation(objects, owners != BACKGROUND)
 
 
-class Labels(Protocol):
-    """Says in a word what a region of a picture shows."""
-
-    def __call__(self, image: Image.Image, region: Region, caption: str) -> str:
-        """The label."""
+Labels = Callable[[Image.Image, Region, str], str]
+"""``(image, region, caption) -> word`` for what the region shows."""
 
 
 @dataclass(frozen=True)

@@ -45,16 +45,20 @@ def resume(running: Path, run: dict[str, Any], pictures: Sequence[SourcePicture]
         if not whole.endswith(b"\n"):
             with open(running, "r+b") as file:
                 file.truncate(whole.rfind(b"\n") + 1)
-    lines = list(read_lines(running)) if running.exists() else []
-    if not lines:
+    count, where, line = 0, "", b""
+    for where, line in read_lines(running) if running.exists() else ():
+        if count == 0:
+            _check_same(parse_json(line, where), run, running)
+        count += 1
+    if count == 0:
         append(running, run)
         return 0
-    _check_same(parse_json(lines[0][1], lines[0][0]), run, running)
-    for picture, (where, line) in zip(pictures, lines[1:], strict=False):
-        found = parse_json(line, where)["id"]
-        if found != picture.id:
-            raise PolyptychError(f"{where}: picture {found!r}, now {picture.id!r} is in its place")
-    return len(lines) - 1
+    done = count - 1
+    if done:
+        found, last = parse_json(line, where)["id"], pictures[done - 1].id
+        if found != last:
+            raise PolyptychError(f"{where}: picture {found!r}, now {last!r} is in its place")
+    return done
 
 
 def _check_same(found: Any, run: dict[str, Any], path: Path) -> None:

@@ -20,23 +20,29 @@ from polyptych.methods.cheetah.discriminative import (
     SourcePicture,
 )
 from polyptych.storybook.graph import (
+    Relation,
     Scene,
     Thing,
     ThingSpec,
+    box_of,
     change_thing,
     colored_kinds_in,
     find_things,
+    holds,
+    insert_thing,
     remove_thing,
 )
+from polyptych.storybook.layout import MARGIN, extent
 from polyptych.storybook.rendering import BACKGROUND, draw_with_masks, silhouette_area
-from polyptych.storybook.scenes import add_thing
+from polyptych.storybook.scenes import second_view
 from polyptych.storybook.tasks.composition import may_stand, pairs_of
 from polyptych.storybook.tasks.phrasing import with_article
-from polyptych.storybook.vocabulary import COLORS, KINDS, SIZES, Split
+from polyptych.storybook.vocabulary import COLORS, KINDS, PLACES, RELATIONS, SIZES, Split
 
 _LEAST_VISIBLE = 0.5  # of each thing's silhouette, after the edit
 _MOST_COVERED = 0.1  # of an added thing's pixels, over other things
-_PLACEMENTS = 300  # how often an added thing is placed anew until it lies in the window
+_PLACEMENTS = 200  # how often an added thing is drawn anew until it fits the window
+_BELOW_HORIZON = 0.06  # where the ground begins that things stand on
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ class StorybookEdits:
         self, scene: Scene, region: Region, kind: EditKind, rng: random.Random
     ) -> Iterator[_Option]:
         if kind == "add":
-            return self._additions(scene, region.mask, rng)
+            return self._additions(scene, region, rng)
         assert region.index is not None  # only background has none
         thing = scene.things[region.index]
         if len(find_things(scene, ThingSpec(thing.kind, thing.color))) > 1:
@@ -141,20 +147,19 @@ class StorybookEdits:
                     {"type": "swap", **_old(thing), "new_kind": kind, "new_color": color},
                 )
 
-    def _additions(self, scene: Scene, window: Mask, rng: random.Random) -> Iterator[_Option]:
-        """A small or medium thing whose middle lies in the window."""
-        side = len(window)
+    def _additions(self, scene: Scene, window: Region, rng: random.Random) -> Iterator[_Option]:
+        """A small or medium thing whose middle lies in the window, and in no relation."""
         for _ in range(_PLACEMENTS):
             kind, color = rng.choice(pairs_of(self.split))
-            if not self._may_appear(scene, kind, color):
+            size = rng.choice(("small", "medium"))
+            middle = _place_in(window, kind, size, scene.place, rng)
+            if middle is None or not self._may_appear(scene, kind, color):
                 continue
-            spec = ThingSpec(kind, color, rng.choice(("small", "medium")))
-            try:
-                after = add_thing(rng, scene, spec, split=self.split)
-            except PolyptychError:  # no room for this one
-                continue
-            new = after.things[_new_index(scene, after)]
-            if window[min(int(new.y * side), side - 1), min(int(new.x * side), side - 1)]:
+            plain = Scene(scene.place, (Thing(kind, color, size, *middle),))
+            (new,) = second_view(rng, plain).things  # turned and shaded like all others
+            index = sum(box_of(old).bottom <= box_of(new).bottom for old in scene.things)
+            after = insert_thing(scene, index, new)
+            if not _in_relation(after, index):
                 words = with_article(f"{color} {kind}")
                 change = {"type": "add", "new_kind": kind, "new_color": color}
                 yield _Option(after, f"add {words}", words, change)
@@ -169,6 +174,36 @@ class StorybookEdits:
 
 def _old(thing: Thing) -> dict[str, str]:
     return {"kind": thing.kind, "color": thing.color}
+
+
+def _place_in(
+    window: Region, kind: str, size: str, place: str, rng: random.Random
+) -> tuple[float, float] | None:
+    """A middle in the window where the kind flies or stands on the ground, if there is one."""
+    side = len(window.mask)
+    left, top, right, bottom = (edge / side for edge in window.box)
+    width, height = extent(kind, size)
+    horizon = PLACES[place].horizon
+    if KINDS[kind].flying:
+        highest, lowest = MARGIN + height / 2, horizon - height / 2
+    else:
+        highest, lowest = horizon + _BELOW_HORIZON - height / 2, 1 - 2 * MARGIN - height / 2
+    x = max(left, MARGIN + width / 2), min(right, 1 - MARGIN - width / 2)
+    y = max(top, MARGIN + height / 2, highest), min(bottom, lowest)
+    if x[0] > x[1] or y[0] > y[1]:
+        return None
+    return round(rng.uniform(*x), 4), round(rng.uniform(*y), 4)
+
+
+def _in_relation(scene: Scene, index: int) -> bool:
+    """Whether the picture shows a relation of this thing that nobody asked for."""
+    others = [other for other in range(len(scene.things)) if other != index]
+    return any(
+        holds(scene, Relation(*pair))
+        for other in others
+        for predicate in RELATIONS
+        for pair in ((index, predicate, other), (other, predicate, index))
+    )
 
 
 def _new_index(scene: Scene, after: Scene) -> int:

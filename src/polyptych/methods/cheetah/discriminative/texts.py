@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from polyptych.errors import PolyptychError
 from polyptych.methods.cheetah.discriminative import DroppedError, Edit
@@ -23,6 +23,7 @@ INSTRUCTIONS = (
 """Wordings of the instruction; each item gets one by chance."""
 
 
+@runtime_checkable
 class TargetWriter(Protocol):
     """Rewrites an edit as sentences that say the difference."""
 
