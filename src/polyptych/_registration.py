@@ -29,18 +29,25 @@ def register() -> None:
     """Enter every model with its config and processor into the Auto classes (again: no effect)."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+    from polyptych.methods.cheetah.linear import (
+        PolyptychLinearCheetahConfig,
+        PolyptychLinearCheetahForConditionalGeneration,
+    )
     from polyptych.methods.cheetah.model import (
         PolyptychCheetahConfig,
         PolyptychCheetahForConditionalGeneration,
     )
     from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
     from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
+    from polyptych.models.llava import PolyptychLlavaConfig, PolyptychLlavaForConditionalGeneration
     from polyptych.models.processor import PolyptychProcessor
 
     for config, model in (
         (PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration),
+        (PolyptychLlavaConfig, PolyptychLlavaForConditionalGeneration),
         (PolyptychSamConfig, PolyptychSamForConditionalGeneration),
         (PolyptychCheetahConfig, PolyptychCheetahForConditionalGeneration),
+        (PolyptychLinearCheetahConfig, PolyptychLinearCheetahForConditionalGeneration),
     ):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModelForImageTextToText.register(config, model, exist_ok=True)
