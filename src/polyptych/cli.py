@@ -178,6 +178,31 @@ def ask(
     typer.echo(answer)
 
 
+@app.command(epilog=example("polyptych chat --image a.jpg --image b.jpg"))
+def chat(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Folder, hub name or bundled name; default: the bundled model."),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", "-i", help="A picture for the first question; may be repeated."),
+    ] = None,
+    beams: BeamsOption = None,
+    max_new_tokens: LengthOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Talk with a model about pictures, in several turns.
+
+    What it has read is not read again. Type /image FILE to show more pictures, /quit to leave.
+    """
+    from polyptych.serving import chat_loop
+
+    _quiet()
+    settings = _decoding(chat_loop.SETTINGS, num_beams=beams, max_new_tokens=max_new_tokens)
+    chat_loop.chat(model, image or [], settings=settings, device=_device(device))
+
+
 @app.command(
     epilog=example("polyptych train storybook_finetune optimizer.learning_rate=1e-3 --out runs/sam")
 )
@@ -353,7 +378,7 @@ def score(
 
 @app.command(epilog=example("polyptych parity sam golden/sam --case a"))
 def parity(
-    method: Annotated[str, typer.Argument(help="The method: sam.")],
+    method: Annotated[str, typer.Argument(help="The method: sam or cheetah.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with its golden data.")],
     case: Annotated[str, typer.Option(help="The golden case in it.")] = "a",
     dump: Annotated[

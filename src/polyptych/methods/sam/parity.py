@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from polyptych.errors import PolyptychError
-from polyptych.files import write_aside
 from polyptych.methods.sam.conversion import convert_released
 from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
 from polyptych.methods.sam.released import (
@@ -44,77 +42,22 @@ from polyptych.methods.sam.released_generation import (
 )
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.models.weights import overlay
+from polyptych.parity import INPUT, ParityReport, Values, as_bytes, compare, dump, no_case
 from polyptych.schema import Batch
-
-Values = dict[str, Tensor]
 
 INPUTS = ("in.pixel_values", "single4d.in.pixel_values", "preprocess.image_uint8_hwc")
 """Golden tensors that are not compared, because the run starts from them."""
-INPUT = "input of the run, read as it is"
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One golden tensor against ours."""
-
-    name: str
-    difference: float
-    """Largest absolute difference; infinite where shapes differ or ours is missing."""
-    tolerance: float
-    note: str = ""
-    """Why it is not compared (then nothing else counts), or why it could not be."""
-    applies: bool = True
-
-    @property
-    def ok(self) -> bool:
-        """Within the tolerance, or not to be compared."""
-        return not self.applies or self.difference <= self.tolerance
-
-    def __str__(self) -> str:
-        if not self.applies:
-            return f"{self.name}  n/a: {self.note}"
-        verdict = "ok" if self.ok else f"FAIL {self.note}".rstrip()
-        return f"{self.name}  {self.difference:.2e}  {self.tolerance:.0e}  {verdict}"
-
-
-@dataclass(frozen=True, slots=True)
-class ParityReport:
-    """All comparisons of a case; as text, one line each and a last line that sums up."""
-
-    comparisons: tuple[Comparison, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing failed and something was compared."""
-        return bool(self.compared) and all(c.ok for c in self.comparisons)
-
-    @property
-    def compared(self) -> list[Comparison]:
-        """Those with a meaning in our code."""
-        return [c for c in self.comparisons if c.applies]
-
-    @property
-    def max_difference(self) -> float:
-        """The largest difference of all."""
-        return max((c.difference for c in self.compared), default=math.inf)
-
-    def __str__(self) -> str:
-        summary = (
-            f"COMPARED {len(self.compared)} of {len(self.comparisons)}, "
-            f"max diff {self.max_difference:.2e}"
-        )
-        return "\n".join([*map(str, self.comparisons), summary])
 
 
 def run(
-    directory: str | Path, case: str, dump: str | Path | None = None, tolerance: float = 1e-4
+    directory: str | Path, case: str, dump_to: str | Path | None = None, tolerance: float = 1e-4
 ) -> ParityReport:
     """Compare our code with the golden data of one case.
 
     Args:
         directory: The golden folder of SAM.
         case: ``a`` or ``b``.
-        dump: Where to write our values under the golden names (safetensors).
+        dump_to: Where to write our values under the golden names (safetensors).
         tolerance: Largest absolute difference that passes; ids, masks and ranks have to be equal.
 
     Raises:
@@ -133,26 +76,10 @@ def run(
         candidate_ranking,
     ):
         ours.update(stage(golden))
-    if dump is not None:
-        with write_aside(dump, binary=True) as file:
-            file.write(save({name: value.contiguous() for name, value in ours.items()}))
-    return ParityReport(
-        tuple(_compare(name, golden, ours.get(name), tolerance) for name in golden.values)
-    )
-
-
-def _compare(name: str, golden: Golden, mine: Tensor | None, tolerance: float) -> Comparison:
-    theirs = golden.values[name]
-    tolerance = tolerance if theirs.is_floating_point() else 0.0
-    if name in INPUTS:
-        return Comparison(name, 0.0, tolerance, INPUT, applies=False)
-    if mine is None:
-        return Comparison(name, math.inf, tolerance, "not computed")
-    if mine.shape != theirs.shape:
-        shapes = f"{tuple(mine.shape)}, not {tuple(theirs.shape)}"
-        return Comparison(name, math.inf, tolerance, shapes)
-    apart = (mine.double() - theirs.double()).abs().masked_fill(mine == theirs, 0.0)
-    return Comparison(name, float(apart.nan_to_num(math.inf).max()), tolerance)
+    if dump_to is not None:
+        dump(ours, dump_to)
+    inputs = dict.fromkeys(INPUTS, INPUT)
+    return compare(golden.values, ours, tolerance=tolerance, not_compared=inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +130,10 @@ def read_golden(directory: Path, case: str) -> Golden:
         pictures = load_file(directory / "preprocess.safetensors")
         config = cases[case]
     except (OSError, KeyError, SafetensorError, json.JSONDecodeError) as error:
-        raise PolyptychError(
-            f"{directory}: no golden case {case!r} of SAM here: {error}"
-        ) from error
+        raise no_case(directory, case, "SAM", error) from error
     values.update({f"preprocess.{name}": value for name, value in pictures.items()})
     for name, search in config["generation"].items():
-        values[f"{name}.gen.text"] = _as_bytes(search["text"])
+        values[f"{name}.gen.text"] = as_bytes(search["text"])
 
     model = PolyptychSamForConditionalGeneration(_our_config(config)).eval()
     converted = convert_released(weights, source=f"case {case}")
@@ -248,11 +173,6 @@ def _our_config(golden: dict[str, Any]) -> PolyptychSamConfig:
         qformer_config=qformer,
         text_config={"model_type": "llama", **llm},
     )
-
-
-def _as_bytes(texts: list[str]) -> Tensor:
-    """Texts as a tensor, one per line, to be compared and dumped like all the rest."""
-    return torch.tensor(list("\n".join(texts).encode()), dtype=torch.uint8)
 
 
 # --- the stages, each under its golden names -----------------------------------------------------
@@ -375,7 +295,7 @@ def generation(golden: Golden) -> Values:
         ours[f"{name}.gen.num_steps"] = torch.tensor(len(generated.scores))
         ours[f"{name}.gen.first_step_scores"] = generated.scores[0]
         ours[f"{name}.gen.all_scores"] = torch.stack(generated.scores)
-        ours[f"{name}.gen.text"] = _as_bytes(texts)
+        ours[f"{name}.gen.text"] = as_bytes(texts)
     return ours
 
 
