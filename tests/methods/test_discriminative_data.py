@@ -159,6 +159,12 @@ def test_wide_pictures_are_not_cut_to_the_middle(model: Any) -> None:
     assert told["do_center_crop"] is False and told["size"] == {"height": 28, "width": 28}
 
 
+def test_a_model_without_qformer_is_refused() -> None:
+    other = SimpleNamespace(connector=object(), config=SimpleNamespace(model_type="linear"))
+    with pytest.raises(PolyptychError, match="'linear' has no Q-Former"):
+        QFormerAttention(other, None)
+
+
 def test_importance_is_the_mean_of_the_interpolated_map() -> None:
     row = np.array([0.0, 0.25, 0.75, 1.0])  # [0, 1] between centers of patches, at 4 pixels
     left, corner = np.zeros((4, 4), dtype=bool), np.zeros((4, 4), dtype=bool)

@@ -67,10 +67,19 @@ class QFormerAttention:
     Args:
         model: In eval mode.
         processor: The processor saved beside it.
+
+    Raises:
+        PolyptychError: For a model without a Q-Former.
     """
 
     model: Any
     processor: Any
+
+    def __post_init__(self) -> None:
+        if not isinstance(getattr(self.model.connector, "qformer", None), QFormer):
+            raise PolyptychError(
+                f"a model of type {self.model.config.model_type!r} has no Q-Former"
+            )
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[AttentionMap]:
