@@ -128,8 +128,12 @@ def dump(values: Mapping[str, Tensor], path: str | Path) -> None:
     Raises:
         PolyptychError: When the system refuses.
     """
+    own = {
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in values.items()
+    }
     with write_aside(path, binary=True) as file:
-        file.write(save({name: value.contiguous() for name, value in values.items()}))
+        file.write(save(own))  # which refuses names that share memory
 
 
 def as_bytes(texts: list[str]) -> Tensor:

@@ -138,6 +138,44 @@ def test_what_is_asked_is_where_the_trained_row_begins(template: str) -> None:
     assert [s for s in trained if not s.is_target] == render(messages, template, with_target=False)
 
 
+@pytest.mark.parametrize(
+    ("template", "trained", "asked"),
+    [
+        (
+            "vicuna_v0_training",
+            ["###Human: <Img>", None, "</Img> a ###Assistant: ", "b###", "Human: c ###Assistant: "],
+            "Human: c ###Assistant: ",
+        ),
+        (
+            "vicuna_v0",
+            ["###Human: <Img>", None, "</Img> a###Assistant:", "b###", "Human: c###Assistant:"],
+            "Human: c###Assistant:",
+        ),
+        (
+            "llama2",
+            [
+                "[INST] <<SYS>>\n\n<</SYS>>\n\n<Img>",
+                None,
+                "</Img> a [/INST]",
+                "b",
+                "<s>[INST] c [/INST]",
+            ],
+            "<s>[INST] c [/INST]",
+        ),
+    ],
+)
+def test_templates_with_marks_around_images(
+    template: str, trained: list[str | None], asked: str
+) -> None:
+    turns = (("user", "<> a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    messages = [message(r, t) for r, t in turns]  # type: ignore[arg-type]
+    end = TEMPLATES[template].answer_end or ""
+    row = render(messages, template, with_target=True)
+    assert [s.text for s in row] == [*trained, f"d{end}"]
+    assert [s.text for s in row if s.is_target] == [f"b{end}", f"d{end}"]
+    assert render(messages, template, with_target=False)[-1] == Segment(asked)
+
+
 # Rows
 
 
@@ -308,8 +346,9 @@ def test_whatever_the_example(
         assert label != IMAGE
     assert learned(row, words) == learned(full, words)
     assert bool(row.cut) == (limit < len(full.input_ids))
-    answer = words(e.target or "", add_special_tokens=False)["input_ids"]
-    expected = [*answer, 2] if with_target and e.target is not None else []
+    end = TEMPLATES[template].answer_end
+    answer = words((e.target or "") + (end or ""), add_special_tokens=False)["input_ids"]
+    expected = [*answer, *([] if end else [2])] if with_target and e.target is not None else []
     assert row.input_ids[row.last_prompt + 1 :] == expected
 
 

@@ -44,8 +44,11 @@ def test_values_are_compared_where_they_mean_something() -> None:
 
 
 def test_our_values_are_written_under_the_golden_names(tmp_path: Path) -> None:
-    dump({"a.b": torch.arange(6).view(2, 3).T}, tmp_path / "ours.safetensors")
-    assert load_file(tmp_path / "ours.safetensors")["a.b"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    states = torch.arange(6.0, requires_grad=True).view(2, 3)
+    dump({"a.b": states.T, "same": states}, tmp_path / "ours.safetensors")
+    written = load_file(tmp_path / "ours.safetensors")
+    assert written["a.b"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert written["same"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_the_report_says_what_failed() -> None:

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from polyptych.data.conversation import Segment, render
+from polyptych.data.conversation import TEMPLATES, Segment, render
 from polyptych.errors import PolyptychError
 from polyptych.schema import IGNORE_INDEX, Example
 
@@ -117,7 +117,11 @@ class _Piece:
 def _tokenize(
     segments: list[Segment], tokenizer: Any, image_token_id: int, settings: TokenizationSettings
 ) -> list[_Piece]:
-    """Pieces of ids; a bos before the first text piece, an eos after each answer."""
+    """Pieces of ids; a bos before the first text piece, an eos after each answer.
+
+    No eos where the template ends answers by a text of its own.
+    """
+    eos = [] if TEMPLATES[settings.template].answer_end else [tokenizer.eos_token_id]
     pieces: list[_Piece] = []
     image = _Piece([image_token_id] * settings.tokens_per_image, "image")
     for segment in segments:
@@ -125,7 +129,7 @@ def _tokenize(
             pieces.append(image)
         elif segment.is_target:
             ids = tokenizer(segment.text, add_special_tokens=False)["input_ids"]
-            ids = [*ids, tokenizer.eos_token_id][: settings.max_target_tokens]
+            ids = [*ids, *eos][: settings.max_target_tokens]
             pieces.append(_Piece(ids, "answer"))
         else:
             ids = tokenizer(segment.text, add_special_tokens=False)["input_ids"]

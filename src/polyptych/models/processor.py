@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from polyptych.data.collation import Collator
+from polyptych.data.conversation import TEMPLATES
 from polyptych.data.tokenization import (
     EncodedExample,
     Layout,
@@ -180,10 +181,17 @@ class PolyptychProcessor(ProcessorMixin):
         return self.tokenizer.batch_decode(sequences, **kwargs)
 
     def decode_answers(self, sequences: Tensor, prompt_width: int) -> list[str]:
-        """The generated part of each row, without special tokens and outer blanks."""
+        """The generated part of each row, without special tokens and outer blanks.
+
+        Cut where the template's own end of an answer begins, which may itself be cut off.
+        """
         answers = sequences[:, prompt_width:]
         answers = torch.where(answers == self.image_token_id, self.pad_token_id, answers)
-        return [t.strip() for t in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
+        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        end = TEMPLATES[self.template].answer_end
+        if end is not None:
+            texts = [text.split(end)[0].rstrip().removesuffix(end[:-1]) for text in texts]
+        return [text.strip() for text in texts]
 
     @property
     def model_input_names(self) -> list[str]:

@@ -254,7 +254,8 @@ def _parts(model: PolyptychCheetahForConditionalGeneration) -> Iterator[Values]:
 
         return hook
 
-    vision, decoder = model.vision_encoder.model, model.get_decoder()
+    vision: Any = model.vision_encoder.model
+    decoder: Any = model.get_decoder()
     watched = {
         "vit.patch_embed": vision.embeddings.patch_embedding,
         **{f"vit.block{i}": layer for i, layer in enumerate(vision.encoder.layers)},
@@ -296,7 +297,8 @@ def training(golden: Golden) -> Values:
 @torch.no_grad()
 def generation(golden: Golden, run: str) -> Values:
     """Greedy ids and the logits of every step, from the cache; three beams; without residuals."""
-    model, batch = golden.model, golden.batch(run)
+    model: Any = golden.model
+    batch = golden.batch(run)
 
     def generate(**settings: Any) -> tuple[Tensor, Any]:
         outputs = model.generate(

@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -124,7 +125,7 @@ def released_example(instruction: str, target: str | None = None) -> Example:
 
 def released_tokenizer(folder: str | Path, variant: str = "vicuna") -> PreTrainedTokenizerFast:
     """LLaMA's tokenizer as the published code sets it up: bos 1, eos 2, padding by variant."""
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    special: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     special["pad_token"] = VARIANTS[variant].pad_token
     backend = LlamaTokenizer.from_pretrained(folder, **special).backend_tokenizer
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
