@@ -24,6 +24,27 @@ class ConnectorOutput:
     """Its projections by layer, where the connector is a Q-Former that may be asked again."""
 
 
+def join_images(before: ConnectorOutput, after: ConnectorOutput) -> ConnectorOutput:
+    """The images of both, in this order; only for connectors that read every image alone."""
+    images = None
+    if before.image_key_values is not None and after.image_key_values is not None:
+        pairs = zip(before.image_key_values, after.image_key_values, strict=True)
+        images = [None if b is None or a is None else _join_key_values(b, a) for b, a in pairs]
+    features = None
+    if before.image_features is not None and after.image_features is not None:
+        features = torch.cat([before.image_features, after.image_features])
+    return ConnectorOutput(
+        torch.cat([before.visual_tokens, after.visual_tokens]),
+        torch.cat([before.tokens_per_image, after.tokens_per_image]),
+        features,
+        images,
+    )
+
+
+def _join_key_values(before: KeyValue, after: KeyValue) -> KeyValue:
+    return torch.cat([before[0], after[0]]), torch.cat([before[1], after[1]])
+
+
 def example_of_image(image_counts: Int[Tensor, " B"]) -> Int[Tensor, " I"]:
     """The example that each image of the batch belongs to.
 

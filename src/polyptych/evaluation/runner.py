@@ -13,7 +13,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,14 +153,19 @@ def answer(
     was.
     """
     inputs = model_inputs(model, processor, examples)
+    sequences = generate_ids(model, processor, inputs, settings)
+    return processor.decode_answers(sequences, inputs["input_ids"].shape[1])
+
+
+def generate_ids(
+    model: Any, processor: Any, inputs: Mapping[str, Any], settings: GenerationSettings
+) -> torch.Tensor:
+    """Prompts and answers (rows, T + L) of prepared inputs; sampling as in :func:`answer`."""
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices, enabled=settings.do_sample):
         if settings.do_sample:
             torch.manual_seed(settings.seed)
-        sequences = model.generate(
-            **inputs, **settings.arguments(), pad_token_id=processor.pad_token_id
-        )
-    return processor.decode_answers(sequences, inputs["input_ids"].shape[1])
+        return model.generate(**inputs, **settings.arguments(), pad_token_id=processor.pad_token_id)
 
 
 def model_inputs(

@@ -23,6 +23,11 @@ def decoder_layers(decoder: nn.Module) -> nn.ModuleList:
     return layers
 
 
+def has_halves(decoder: nn.Module) -> bool:
+    """Whether positions enter a decoder in its layers (rotary ones), not in front of them."""
+    return hasattr(decoder, "rotary_emb")
+
+
 def lower_half(decoder: nn.Module, layer: int) -> Any:
     """Everything below ``layer``: its ``last_hidden_state`` is what enters that layer, raw.
 
@@ -30,7 +35,7 @@ def lower_half(decoder: nn.Module, layer: int) -> Any:
         PolyptychError: If the decoder treats its input in another place than in its layers, so that
             its halves would not add up to the whole.
     """
-    if not hasattr(decoder, "rotary_emb"):
+    if not has_halves(decoder):
         raise PolyptychError(
             f"{type(decoder).__name__} adds positions before its first layer; only decoders with "
             "rotary positions can be run in halves"
@@ -40,7 +45,13 @@ def lower_half(decoder: nn.Module, layer: int) -> Any:
 
 def upper_half(decoder: nn.Module, layer: int) -> Any:
     """Everything from ``layer`` on; its ``inputs_embeds`` are what the lower half returned."""
-    return _with_children(decoder, layers=decoder_layers(decoder)[layer:])
+    half = _with_children(decoder, layers=decoder_layers(decoder)[layer:])
+    kinds = getattr(half.config, "layer_types", None)
+    if kinds is not None:
+        # Decoders that mix kinds of attention look them up by a layer's place in the list.
+        half.config = copy.copy(half.config)
+        half.config.layer_types = kinds[layer:]
+    return half
 
 
 def upper_half_of_model(language_model: Any, layer: int) -> Any:

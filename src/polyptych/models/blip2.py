@@ -69,6 +69,11 @@ class PolyptychBlip2Config(PreTrainedConfig):
         self.visual_token_width = visual_token_width
         super().__init__(**kwargs)
 
+    @property
+    def tokens_per_image(self) -> int:
+        """Visual tokens per image: the Q-Former's queries."""
+        return self.num_query_tokens
+
 
 class PolyptychBlip2ForConditionalGeneration(VisionLanguageModel):
     """The base whose connector is a Q-Former; ``connector`` is what methods exchange."""
@@ -77,6 +82,11 @@ class PolyptychBlip2ForConditionalGeneration(VisionLanguageModel):
     config: PolyptychBlip2Config
     connector: QFormerConnector
     _no_split_modules = ["QFormerLayer", "InstructBlipEncoderLayer"]  # noqa: RUF012
+
+    @property
+    def reads_images_alone(self) -> bool:
+        """Unless the Q-Former reads the instruction."""
+        return not self.config.instruction_aware
 
     def _build_connector(self, language_width: int) -> QFormerConnector:
         config = self.config

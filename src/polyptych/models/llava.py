@@ -40,6 +40,9 @@ class PolyptychLlavaConfig(PreTrainedConfig):
             norm). Default: the published -2 for a ViT with class token, -1 for the others.
         vision_feature_select_strategy: ``default`` drops the class token, ``full`` keeps it.
         image_token_id: The placeholder id; default: the first one outside the vocabulary.
+
+    Raises:
+        ValueError: For an unknown vision encoder, or a layer that it does not have.
     """
 
     model_type = "polyptych_llava"
@@ -69,6 +72,7 @@ class PolyptychLlavaConfig(PreTrainedConfig):
             self.text_config.vocab_size if image_token_id is None else image_token_id
         )
         super().__init__(**kwargs)
+        _ = self.feature_choice  # refuses a layer that the encoder does not have
 
     @property
     def feature_choice(self) -> FeatureChoice:
@@ -98,6 +102,11 @@ class PolyptychLlavaForConditionalGeneration(VisionLanguageModel):
     config: PolyptychLlavaConfig
     connector: MLPProjector
     _no_split_modules = ["CLIPEncoderLayer", "SiglipEncoderLayer"]  # noqa: RUF012
+
+    @property
+    def reads_images_alone(self) -> bool:
+        """Always: neither other images nor words reach the projector."""
+        return True
 
     def _build_vision_encoder(self) -> VisionEncoder:
         return VisionEncoder(self.config.vision_config, self.config.feature_choice)

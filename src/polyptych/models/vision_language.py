@@ -27,6 +27,7 @@ from transformers.generation.logits_process import (
     RepetitionPenaltyLogitsProcessor,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
 
 from polyptych.connectors.connector import ConnectorOutput
 from polyptych.connectors.zero_linear import ZeroLinear
@@ -34,6 +35,7 @@ from polyptych.errors import PolyptychError
 from polyptych.language.beam_cache import share_prompt
 from polyptych.language.prefill import Prefill
 from polyptych.language.splicing import embed_text, repeat_examples, splice_visual_tokens
+from polyptych.models.incremental import ReadsIncrementally
 from polyptych.vision.encoder import VisionEncoder
 
 PREFILL_INPUTS = (
@@ -65,7 +67,7 @@ class VisionLanguageOutput(CausalLMOutputWithPast):
     intermediates: dict[str, Tensor] | None = None
 
 
-class VisionLanguageModel(PreTrainedModel, GenerationMixin):
+class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
     """Several images and text in, text out.
 
     ``forward`` takes the fields of :class:`polyptych.schema.Batch` by name. Its steps:
@@ -320,9 +322,16 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     # where a signature says less than the one it stands for.
 
     def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, is_first_iteration: bool = False, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        is_first_iteration: bool = False,
+        prompt_output: ModelOutput | None = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Drop the images after the first step when the cache holds what they said."""
+        """Drop the images after the first step when the cache holds what they said.
+
+        ``generate`` takes ``prompt_output`` from :meth:`read_more`; no step needs it any more.
+        """
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,  # type: ignore[arg-type]
             is_first_iteration=is_first_iteration,
@@ -353,13 +362,18 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         generation_config: Any,
         model_kwargs: dict[str, Any],
         is_first_iteration: bool = True,
-    ) -> VisionLanguageOutput:
+    ) -> ModelOutput:
         """Read each prompt once, then give every beam its copy of the cache.
 
         transformers expands before it reads, so that five beams read five equal prompts. The first
-        rows of each group of copies stand for all of them here.
+        rows of each group of copies stand for all of them here. With ``prompt_output``, somebody
+        has read it already.
         """
-        read: Any = super()._prefill  # type: ignore[misc]
+        output = model_kwargs.pop("prompt_output", None)
+
+        def read(*inputs: Any) -> Any:
+            return super(VisionLanguageModel, self)._prefill(*inputs) if output is None else output  # type: ignore[misc]
+
         copies = max(generation_config.num_beams, generation_config.num_return_sequences)
         if copies == 1 or not model_kwargs.get("use_cache", True) or not is_first_iteration:
             return read(input_ids, generation_config, model_kwargs, is_first_iteration)

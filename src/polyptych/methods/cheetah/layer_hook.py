@@ -16,11 +16,19 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.utils import ModelOutput
 
 from polyptych.errors import PolyptychError
-from polyptych.language.halves import decoder_layers, lower_half, upper_half_of_model
+from polyptych.language.halves import (
+    decoder_layers,
+    has_halves,
+    lower_half,
+    upper_half_of_model,
+)
 from polyptych.language.prefill import Prefill
 from polyptych.language.splicing import embed_text
+from polyptych.models.incremental import PromptMemory, key_values
 from polyptych.models.vision_language import VisionLanguageModel, VisionLanguageOutput
 from polyptych.schema import IGNORE_INDEX
 
@@ -163,8 +171,7 @@ class ReattendsAtLayer(VisionLanguageModel):
             labelled = (labels != IGNORE_INDEX).any(dim=0).nonzero()
             keep = labels.shape[1] - max(0, int(labelled[0, 0]) - 1) if len(labelled) else 1
             labels = labels[:, -keep:]
-        upper = upper_half_of_model(self.language_model, self.config.injection_layer)
-        logits = upper(
+        logits = self._upper_half()(
             inputs_embeds=lower_states,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -180,6 +187,41 @@ class ReattendsAtLayer(VisionLanguageModel):
                 num_items_in_batch=num_items_in_batch,
             )
         return VisionLanguageOutput(loss=loss, logits=logits)
+
+    def _upper_half(self) -> Any:
+        return upper_half_of_model(self.language_model, self.config.injection_layer)
+
+    # Conversations: the guidance changes with every question, so layers from k on read all again.
+
+    def _read_more(
+        self,
+        inputs_embeds: Float[Tensor, "1 T D_llm"],
+        prefill: Prefill | None,
+        memory: PromptMemory,
+    ) -> tuple[ModelOutput, list[tuple[Tensor, Tensor]], Tensor | None]:
+        """Layers below k read what is new, those above the whole prompt."""
+        if not has_halves(self.get_decoder()):
+            output = self._decode(
+                inputs_embeds,
+                prefill=prefill,
+                past_key_values=DynamicCache(),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            return output, [], None
+        layer, known = self.config.injection_layer, memory.shared_length(inputs_embeds)
+        cache = memory.cache(known)
+        states = lower_half(self.get_decoder(), layer)(
+            inputs_embeds=inputs_embeds[:, known:], past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        if memory.states is not None:
+            states = torch.cat([memory.states[:, :known], states], dim=1)
+        self._prefill_in_progress = prefill if self.vpgc_enabled else None
+        output = self._upper_half()(
+            inputs_embeds=states, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1
+        )
+        output.past_key_values.layers[:layer] = cache.layers
+        return output, key_values(cache, layer), states
 
     def visual_tokens_per_image(self, image_features: Float[Tensor, "I P D_v"]) -> int:
         """How many visual tokens the connector makes of an image."""

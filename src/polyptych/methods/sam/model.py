@@ -120,6 +120,12 @@ class PolyptychSamForConditionalGeneration(PolyptychBlip2ForConditionalGeneratio
     def _build_connector(self, language_width: int) -> SamConnector:
         return SamConnector(self.config, language_width)
 
+    @property
+    def reads_images_alone(self) -> bool:
+        """Not where they guide each other."""
+        alone = self.connector.guidance is None or not self.connector.guidance_enabled
+        return alone and super().reads_images_alone
+
     def copy_qformer_to_w_former(self) -> None:
         """Start the ``paper`` form's W-former from the current Q-Former (after loading a base)."""
         guidance = self.connector.guidance
