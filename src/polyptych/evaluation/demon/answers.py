@@ -4,7 +4,8 @@ An answer is read the way a fair examiner reads it. What is tried, in this order
 gives exactly one choice:
 
 1. the answer, or what follows "the answer is", equals a choice;
-2. it is the label of a choice ("B", "(b)", "option B", "B: oxygen");
+2. it is the label of a choice ("B", "(b)", "option B", "B: oxygen"), or equals one but for marks,
+   articles and the spelling of numbers;
 3. where the choices are yes and no (or true and false), it says one of them;
 4. it names exactly one choice, its words together and in order; "not X" does not name X;
 5. it is a part of exactly one choice;
@@ -27,6 +28,8 @@ Words = tuple[str, ...]
 LEAST_AGREEMENT = 0.5
 """Harmonic mean of precision and recall that the sixth reading asks for."""
 
+_CONTRADICTION = -1  # "A: oxygen" where B is oxygen: neither
+
 _WORD = re.compile(r"(?<![\w-])-\d+(?:\.\d+)?|\d+(?:\.\d+)+|\w+")
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -44,16 +47,22 @@ _LITTLE_WORDS = (
 )
 _FUNCTION_WORDS = frozenset(_LITTLE_WORDS.split())
 _CONCLUSION = re.compile(
-    r"\b(?:answer|choice|option)\s*(?:(?:is|would be|should be|must be)\b\s*:?|:)\s*(?=\S)",
+    r"\b(?:(?:answer|choice|option|image|picture|panel)\s*"
+    r"(?:(?:is|would be|should be|must be)\b\s*:?|:)|(?:choose|pick|select)\b)\s*(?=\S)",
     re.IGNORECASE,
 )
 _LABEL_ALONE = re.compile(
     r"\s*(?:option|choice|answer)?\s*[(\[]?\s*([a-z])\s*[)\].:]*\s*", re.IGNORECASE
 )
-_LABEL_FIRST = re.compile(r"\s*(?:\(([a-z])\)|([a-z])\s*[).:])\s*(?=\S)", re.IGNORECASE)
+_LABEL_FIRST = re.compile(r"\s*(?:\(([a-z])\)|([a-z])\s*(?:[):]|\.\s))\s*(?=\S)", re.IGNORECASE)
+_LABEL_IS = re.compile(
+    r"\s*(?:option|choice|image|picture|panel)?\s*[(\[]?([a-z])[)\]]?\s+is\s+"
+    r"(?:the\s+)?(?:correct|right|best|answer|choice)\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
 _OWN_LABEL = re.compile(r"\s*[(\[]?([a-z])\s*[)\].:]\s+(?=\S)", re.IGNORECASE)
 _IMAGE = re.compile(
-    r"(?<!\w)(?:images?|pictures?|panels?|options?|choices?)[\s\-:#(\[]*([a-z])(?![\w'’])",
+    r"(?<!\w)(?:images?|pictures?|panels?|options?|choices?)[\s\-:#(\[]*([a-z])(?!\w)",
     re.IGNORECASE,
 )
 
@@ -95,21 +104,18 @@ def match_choice(answer: str, choices: Sequence[str]) -> int | None:
     conclusions = [answer[found.end() :] for found in _CONCLUSION.finditer(answer)]
     said = [part for part in (answer, *reversed(conclusions)) if words_of(part)]
     readings: list[Callable[[str, Sequence[str]], int | None]] = [
-        _equal,
+        _same,
         lambda part, texts: _labeled(part, labels, texts),
+        _equal,
         _yes_or_no,
     ]
     for reading in readings:
         for part in said:
             found = reading(part, texts)
             if found is not None:
-                return found
-    for part in said[::-1]:  # what follows "the answer is" comes before the whole
-        found = _named(part, texts)
-        if found is not None:
-            return found
-    for reading in (_partial, _closest):
-        for part in said[::-1]:
+                return found if found != _CONTRADICTION else None
+    for reading in (_named, _partial, _closest):
+        for part in said[::-1]:  # what follows "the answer is" comes before the whole
             found = reading(part, texts)
             if found is not None:
                 return found
@@ -128,25 +134,26 @@ def _own_labels(choices: tuple[str, ...]) -> tuple[dict[str, int], tuple[str, ..
     return {chr(ord("a") + index): index for index in range(min(26, len(choices)))}, choices
 
 
-def _equal(answer: str, choices: Sequence[str]) -> int | None:
+def _same(answer: str, choices: Sequence[str]) -> int | None:
     exact = plain(answer)
-    for index, choice in enumerate(choices):
-        if plain(choice) == exact:
-            return index
+    return next((i for i, choice in enumerate(choices) if plain(choice) == exact), None)
+
+
+def _equal(answer: str, choices: Sequence[str]) -> int | None:
     asked = normal_words(answer)
     return _only([i for i, choice in enumerate(choices) if normal_words(choice) == asked], choices)
 
 
 def _labeled(answer: str, labels: dict[str, int], choices: Sequence[str]) -> int | None:
-    alone = _LABEL_ALONE.fullmatch(answer)
+    alone = _LABEL_ALONE.fullmatch(answer) or _LABEL_IS.fullmatch(answer)
     if alone:
         return labels.get(alone.group(1).lower())
     first = _LABEL_FIRST.match(answer)
-    if first is None:
+    index = first and labels.get((first.group(1) or first.group(2)).lower())
+    if first is None or index is None:
         return None
-    index = labels.get((first.group(1) or first.group(2)).lower())
     named = _named(answer[first.end() :], choices)
-    return index if named in (None, index) else None  # "A: oxygen" where B is oxygen is neither
+    return index if named in (None, index) else _CONTRADICTION
 
 
 def _yes_or_no(answer: str, choices: Sequence[str]) -> int | None:
@@ -162,7 +169,7 @@ def _yes_or_no(answer: str, choices: Sequence[str]) -> int | None:
         if word in _YES or word in _NO:
             return sides.index((word in _YES) != negated)
         negated = negated or word in _NEGATIONS
-    return sides.index(False) if negated else None
+    return None  # "I am not sure" denies nothing
 
 
 def _side(words: Words) -> bool | None:
@@ -183,7 +190,7 @@ def _named(answer: str, choices: Sequence[str]) -> int | None:
             (index, start, start + len(read(choice)))
             for index, choice in enumerate(choices)
             for start in _places_of(read(choice), words)
-            if start == 0 or words[start - 1] not in ("not", "no")
+            if not _is_denied(words, start)
         ]
         outer = {
             index
@@ -195,6 +202,10 @@ def _named(answer: str, choices: Sequence[str]) -> int | None:
         if outer:
             return _only(sorted(outer), choices)
     return None
+
+
+def _is_denied(words: Words, start: int) -> bool:
+    return start > 0 and words[start - 1] in ("not", "no")
 
 
 def _without_articles(text: str) -> Words:
@@ -212,7 +223,12 @@ def _partial(answer: str, choices: Sequence[str]) -> int | None:
 
 def _closest(answer: str, choices: Sequence[str]) -> int | None:
     words = normal_words(answer)
-    agreement = [sequence_f(words, normal_words(choice)) for choice in choices]
+    agreement = [
+        0.0
+        if any(_is_denied(words, start) for start in _places_of(normal_words(choice), words))
+        else sequence_f(words, normal_words(choice))
+        for choice in choices
+    ]
     best = max(agreement)
     if best < LEAST_AGREEMENT:
         return None
@@ -251,7 +267,7 @@ def match_image(answer: str, letters: str = "abcdefghijklmnopqrstuvwxyz") -> str
     """
     parts = [answer[found.end() :] for found in _CONCLUSION.finditer(answer)]
     for part in (*reversed(parts), answer):
-        alone = _LABEL_ALONE.fullmatch(part)
+        alone = _LABEL_ALONE.fullmatch(part) or _LABEL_IS.fullmatch(part)
         if alone and alone.group(1).lower() in letters:
             return alone.group(1).lower()
         named = {

@@ -87,12 +87,15 @@ def read_dataset(
         raise PolyptychError(f"{root}: no DEMON task {Path(dataset.name, split, split)}.json")
     if order not in ("numbered", "released"):
         raise PolyptychError(f"unknown order {order!r}; known: numbered, released")
-    templates, samples = _parse_file(read_json(path), dataset, str(path))
-    reader = _SampleReader(dataset, split, path, templates, order, on_note or (lambda line: None))
+    note = on_note or (lambda line: None)
+    templates, samples = _parse_file(read_json(path), dataset, str(path), note)
+    reader = _SampleReader(dataset, split, path, templates, order, note)
     return [reader.read(sample, index) for index, sample in enumerate(samples)]
 
 
-def _parse_file(content: Any, dataset: Dataset, where: str) -> tuple[list[str], list[Any]]:
+def _parse_file(
+    content: Any, dataset: Dataset, where: str, on_note: OnNote
+) -> tuple[list[str], list[Any]]:
     if not isinstance(content, dict) or not {"metadata", "data"} <= content.keys():
         _fail(where, "not a DEMON file: an object with 'metadata' and 'data' is expected")
     metadata, samples = content["metadata"], content["data"]
@@ -107,7 +110,7 @@ def _parse_file(content: Any, dataset: Dataset, where: str) -> tuple[list[str], 
         _fail(where, "'data' is no list of samples or is empty")
     said = metadata.get("num_sample", len(samples))
     if said != len(samples):
-        _fail(where, f"'num_sample' is {said} but there are {len(samples)} samples")
+        on_note(f"{where}: 'num_sample' is {said} but there are {len(samples)} samples")
     return templates, samples
 
 
@@ -199,6 +202,9 @@ class _SampleReader:
             if letter is None or (choices and letter not in map(match_image, choices)):
                 _fail(where, f"the answer {reference!r} is none of {len(choices)} image choices")
         elif choices and plain(reference) not in map(plain, choices):
+            for choice in choices:
+                if normalize(choice) == normalize(reference):
+                    return choice
             _fail(where, f"the answer {reference!r} is not among the {len(choices)} choices")
         return reference
 
@@ -236,10 +242,10 @@ def split_prompt(
     """
     found = list(_PLACEHOLDER.finditer(prompt))
     numbers = [int(match.group(2)) for match in found]
-    for number in range(1, max([images, *numbers]) + 1):
-        times = numbers.count(number)
-        if times != (number <= images):
-            fault = "missing" if not times else "repeated" if number <= images else "too many"
+    for number in sorted({*range(1, images + 1), *numbers}):
+        times, wanted = numbers.count(number), 1 <= number <= images
+        if times != wanted:
+            fault = "missing" if not times else "repeated" if wanted else "too many"
             _fail(
                 where,
                 f"placeholder {number} is {fault}: {len(numbers)} placeholder(s) "
