@@ -12,19 +12,11 @@ import torch
 from polyptych.data.records import read_records
 from polyptych.reproduce.base import FACTS, facts_of
 from polyptych.reproduce.encoder import ATTRIBUTES, PICTURE_SIZE, patch_labels
-from polyptych.reproduce.runs import best_rates, run_folder
+from polyptych.reproduce.runs import best_rates
 from polyptych.reproduce.sam import main
-from polyptych.reproduce.study import (
-    ENCODER,
-    VARIANTS,
-    Budget,
-    StudySettings,
-    Workshop,
-    build_base,
-    build_processor,
-    build_variant,
-    connector_size,
-)
+from polyptych.reproduce.sam_variants import VARIANTS, build_variant, connector_size
+from polyptych.reproduce.small_models import ENCODER
+from polyptych.reproduce.study import Budget, SamWorkshop, StudySettings, fresh_base
 from polyptych.reproduce.summary import mean_interval
 from polyptych.reproduce.tables import all_tables, fill
 from polyptych.schema import IGNORE_INDEX
@@ -55,9 +47,8 @@ def finished(tmp_path_factory):
 
 def test_variants_start_as_one_function_of_one_size(finished):
     root, _ = finished
-    shop = Workshop(root, TINY, ENCODER)
-    processor = build_processor(ENCODER, shop.data, TINY.budget.tokens)
-    base = build_base(ENCODER, processor, TINY.budget, seed=0).eval()
+    shop = SamWorkshop(root, TINY, ENCODER)
+    base = fresh_base(shop, TINY.budget)[0].eval()
     features = torch.randn(5, 144, 128)
     counts = torch.tensor([3, 2])
     with torch.inference_mode():
@@ -73,16 +64,16 @@ def test_variants_start_as_one_function_of_one_size(finished):
 
 
 def test_every_run_is_recorded_with_every_metric(finished):
-    _, results = finished
+    root, results = finished
     content = json.loads(results.read_text())
     assert len(content["runs"]) == 3 * 2 + 3 * 2  # grid, then main
-    assert set(best_rates(results)) == set(VARIANTS)
+    assert set(best_rates(SamWorkshop(root, TINY, ENCODER), results)) == set(VARIANTS)
     for run in content["runs"]:
         if run["purpose"] == "main":
             group = run["tasks"]["group_captioning"]
             assert group["examples"] == 4 and "factor_accuracy[storybook]" in group
             assert sum(part["count"] for part in group["by_pictures"].values()) == 4
-    gain = content["summary"]["q2"]["storytelling"]["cider[coco]"]["paper"]
+    gain = content["summary"][TINY.budget.name]["storytelling"]["cider[coco]"]["paper"]
     assert {"mean", "gain", "paired_bootstrap"} <= gain.keys()
 
 
@@ -106,25 +97,25 @@ def test_tables_are_filled_between_markers(finished, tmp_path):
 
 def test_run_folders_tell_all_settings_apart(finished):
     root, _ = finished
-    from polyptych.reproduce.runs import Run
+    from polyptych.reproduce.workshop import Run
 
-    shop, first = Workshop(root, TINY, ENCODER), Run("paper", 0, 1e-3, 5, Budget(), "main")
+    shop, first = SamWorkshop(root, TINY, ENCODER), Run("paper", 0, 1e-3, 5, Budget(), "main")
     changes = [
         {"variant": "released"},
         {"seed": 1},
         {"learning_rate": 2e-3},
         {"learning_rate": 1.5e-3},
         {"steps": 6},
-        {"budget": Budget(1)},
-        {"budget": Budget(2, 12)},
+        {"condition": Budget(1)},
+        {"condition": Budget(2, 12)},
     ]
-    folders = {run_folder(shop, replace(first, **change)) for change in [{}, *changes]}
+    folders = {shop.run_folder(replace(first, **change)) for change in [{}, *changes]}
     assert len(folders) == len(changes) + 1
 
 
 def test_facts_of_drawn_scenes_are_columns(finished):
     root, _ = finished
-    shop = Workshop(root, TINY, ENCODER)
+    shop = SamWorkshop(root, TINY, ENCODER)
     from polyptych.storybook.scenes import scene_from_json
 
     for example in read_records(shop.data["description-train"]):

@@ -1,11 +1,11 @@
-"""The base model of the study: it sees and speaks before any variant starts from it.
+"""The base model of a study: it sees and speaks before any variant starts from it.
 
-SAM starts from a trained InstructBLIP, so a small base has to be trained, too, in BLIP-2's order:
+The methods start from trained models, so a small base has to be trained, too, in BLIP-2's order:
 
 1. *representation*: the visual tokens of a picture must tell what is in it. BLIP-2 contrasts images
    with texts; a drawn picture knows its truth, so a linear readout of the visual tokens is asked
-   for it directly (kinds, colored kinds, categories, place, looks and acts of persons). The readout
-   is thrown away.
+   for it directly. What is asked is the study's choice: everything in the picture
+   (:class:`FactReadout`), or what captions say only. The readout is thrown away.
 2. *instruction*: next-token loss on the tasks, all pictures read alone.
 """
 
@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
+from polyptych.models.blip2 import PolyptychBlip2ForConditionalGeneration
 from polyptych.schema import Example, ImageRef
 from polyptych.storybook.scenes import (
     Scene,
@@ -76,10 +78,37 @@ def facts_of(scene: Scene) -> list[int]:
     return [FACTS[fact] for fact in true if fact in FACTS]
 
 
+class Readout(nn.Module, ABC):
+    """Asks visual tokens what is in their picture."""
+
+    @abstractmethod
+    def loss(self, tokens: Float[Tensor, "n Q D_llm"], scenes: Sequence[Scene]) -> Tensor:
+        """Sum over the questions, mean over the pictures."""
+
+
+class FactReadout(Readout):
+    """All of :data:`FACTS` of all tokens together, each true or false."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.LayerNorm(tokens * width), nn.Linear(tokens * width, len(FACTS))
+        )
+
+    def loss(self, tokens: Float[Tensor, "n Q D_llm"], scenes: Sequence[Scene]) -> Tensor:
+        """Binary cross-entropy."""
+        target = torch.zeros(len(scenes), len(FACTS))
+        for row, scene in enumerate(scenes):
+            target[row, facts_of(scene)] = 1.0
+        logits = self.layers(tokens)
+        return binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(scenes)
+
+
 def teach_to_see(
-    model: PolyptychSamForConditionalGeneration,
+    model: PolyptychBlip2ForConditionalGeneration,
     pictures: Sequence[tuple[ImageRef, Mapping[str, Any]]],
     features: FeatureCache,
+    make_readout: Callable[[int, int], Readout],
     *,
     steps: int,
     batch_size: int = 64,
@@ -92,6 +121,7 @@ def teach_to_see(
         model: The base; only its connector is changed.
         pictures: Training pictures with their scenes (as JSON).
         features: Cached features of the pictures.
+        make_readout: Visual tokens Q per picture and their width -> what is asked.
         steps: Optimizer steps.
         batch_size: Pictures per step.
         learning_rate: Peak; warm-up over a tenth, then cosine.
@@ -107,8 +137,7 @@ def teach_to_see(
         if parameter.ndim == 2:
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
     nn.init.normal_(connector.qformer.query_tokens)
-    width = model.config.num_query_tokens * model.language_width
-    readout = nn.Sequential(nn.Flatten(), nn.LayerNorm(width), nn.Linear(width, len(FACTS)))
+    readout = make_readout(model.config.num_query_tokens, model.language_width)
     parameters = [*connector.parameters(), *readout.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -122,13 +151,10 @@ def teach_to_see(
     for _ in range(steps):
         chosen = rng.sample(pictures, batch_size)
         seen = features.get([ref for ref, _ in chosen])
-        target = torch.zeros(batch_size, len(FACTS))
-        for row, (_, scene) in enumerate(chosen):
-            target[row, facts_of(scene_from_json(dict(scene)))] = 1.0
         with torch.autocast("cpu", torch.bfloat16):
             tokens = _tokens(model, seen)
-        logits = readout(tokens.float())
-        loss = binary_cross_entropy_with_logits(logits, target, reduction="sum") / batch_size
+        scenes = [scene_from_json(dict(scene)) for _, scene in chosen]
+        loss = readout.loss(tokens.float(), scenes)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -140,7 +166,7 @@ def teach_to_see(
     return sum(tail) / len(tail)
 
 
-def _tokens(model: PolyptychSamForConditionalGeneration, seen: Tensor) -> Tensor:
+def _tokens(model: PolyptychBlip2ForConditionalGeneration, seen: Tensor) -> Tensor:
     """Visual tokens (n, Q, D_llm) of pictures, each an example of its own."""
     counts = torch.ones(len(seen), dtype=torch.long)
     output = model.encode_images(image_features=seen, image_counts=counts)

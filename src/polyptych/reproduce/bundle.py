@@ -31,7 +31,7 @@ def bundle(run: Path, name: str) -> Path:
     processor.save_pretrained(folder)
     told = run / "record.json" if (run / "record.json").exists() else run / "result.json"
     record = json.loads(told.read_text(encoding="utf-8"))
-    kept = ("name", "variant", "seed", "learning_rate", "steps", "budget", "parameters")
+    kept = ("name", "variant", "seed", "learning_rate", "steps", "condition", "parameters")
     known = {key: record[key] for key in kept if key in record}
     origin = {"made by": "polyptych reproduce sam", **known}
     with write_aside(folder / "origin.json") as file:

@@ -34,8 +34,9 @@ from polyptych.data.readers import read_examples
 from polyptych.data.records import write_records
 from polyptych.evaluation.scorers import Measurement, Scorer, caption_scorer, mean_of
 from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
-from polyptych.reproduce.runs import run_study
-from polyptych.reproduce.study import ENCODER, Budget, Change, GroupBy, StudySettings, Workshop
+from polyptych.reproduce.small_models import ENCODER
+from polyptych.reproduce.study import Budget, SamWorkshop, StudySettings, run_study
+from polyptych.reproduce.workshop import Change, GroupBy
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, Prediction, TextBlock
 from polyptych.storybook.vocabulary import Split
 from polyptych.vision.encoder import VisionEncoder
@@ -102,7 +103,7 @@ CAPTIONS = caption_scorer("cider", "rouge_l", "bleu")
 
 
 @dataclass(frozen=True)
-class RealWorkshop(Workshop):
+class RealWorkshop(SamWorkshop):
     """The study over real pictures.
 
     Args:

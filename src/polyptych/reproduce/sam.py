@@ -21,8 +21,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from polyptych.reproduce import real_pictures
-from polyptych.reproduce.runs import best_rates, run_study
-from polyptych.reproduce.study import ENCODER, StudySettings, Workshop
+from polyptych.reproduce.runs import best_rates
+from polyptych.reproduce.small_models import ENCODER
+from polyptych.reproduce.study import SamWorkshop, StudySettings, run_study
 
 
 def main(
@@ -46,13 +47,14 @@ def main(
         settings: Sizes; default: the published study's.
         real: Folder with TrashNet, Noto emoji and African Storybook: the study over these.
     """
-    if real is not None:
-        rates = best_rates(Path(results or Path(out) / "sam.json"))
-        return real_pictures.main(
-            Path(real), Path(out) / "real", rates=rates, workers=workers, quick=quick
-        )
     settings = settings or StudySettings()
     if quick:
         settings = settings.quick()
-    shop = Workshop(Path(out), settings, Path(encoder))
-    return run_study(shop, Path(results or shop.root / "sam.json"), workers)
+    shop = SamWorkshop(Path(out), settings, Path(encoder))
+    results = Path(results or shop.root / "sam.json")
+    if real is not None:
+        rates = best_rates(shop, results)
+        return real_pictures.main(
+            Path(real), Path(out) / "real", rates=rates, workers=workers, quick=quick
+        )
+    return run_study(shop, results, workers)

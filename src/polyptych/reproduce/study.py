@@ -1,46 +1,41 @@
-"""The pieces of the SAM study: settings, data, the base model, and the variants that start from it.
-
-All variants start as the *same function*: the guidance linears are zero, and the variants with
-fewer parameters get wider feed-forward layers whose new output weights are zero. So a difference
-at the end is a difference of what could be learned, not of size or luck at the start.
-"""
+"""The SAM study: settings, data, judges, and its stages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from transformers import ResNetConfig, ResNetModel
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
 
 from polyptych.data.records import read_records
 from polyptych.evaluation.scorers import Scorer
 from polyptych.evaluation.tasks.storybook import SCORERS
-from polyptych.language.tokenizer import IMAGE_TOKEN, train_tokenizer
-from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
-from polyptych.models.checkpoint import ASSETS
+from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
+from polyptych.models.checkpoint import load_model
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.reproduce.base import pictures_of, teach_to_see
+from polyptych.reproduce.answers import ANSWER_TOKENS, BATCH, cache_features, feature_cache
+from polyptych.reproduce.base import FactReadout, pictures_of, teach_to_see
+from polyptych.reproduce.runs import best_rates, execute_all, in_parallel
+from polyptych.reproduce.sam_variants import VARIANTS, build_base, build_variant, connector_size
+from polyptych.reproduce.small_models import build_processor
+from polyptych.reproduce.workshop import GroupBy, Run, Workshop
 from polyptych.schema import Example
 from polyptych.storybook.generation import RECORDS_FILE, write_dataset
+from polyptych.training.recipe import (
+    DataRecipe,
+    DataSource,
+    OptimizerRecipe,
+    Recipe,
+    ValidationRecipe,
+)
+from polyptych.training.supervised import train
 from polyptych.vision.feature_cache import FeatureCache
-
-VARIANTS = ("independent", "released", "paper")
-GUIDANCE = {"independent": "off", "released": "released", "paper": "paper"}
-
-ENCODER = ASSETS / "storybook-encoder"
-"""The frozen encoder of all bases; trained by :mod:`polyptych.reproduce.encoder`."""
-
-GroupBy = Callable[[Example], Any]
-"""Puts a test example into a group, to see where a gain comes from."""
-
-Change = Callable[[Sequence[Example]], list[Example]]
-"""Makes a control out of a test set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +92,11 @@ class StudySettings:
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Folders, data and judges of one study; here over Storybook.
+class SamWorkshop(Workshop):
+    """The SAM study over Storybook."""
 
-    Args:
-        root: Working folder: data, features, bases, runs.
-        settings: Sizes.
-        encoder: Folder of the frozen vision encoder.
-    """
-
-    root: Path
     settings: StudySettings
-    encoder: Path
+    variants: ClassVar[tuple[str, ...]] = VARIANTS
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -134,7 +122,8 @@ class Workshop:
             for name in (self.align_set, *(f"{task}-train" for task in self.tasks))
             for example in read_records(self.data[name])
         ]
-        teach_to_see(model, pictures_of(examples), features, steps=self.settings.seeing_steps)
+        pictures, steps = pictures_of(examples), self.settings.seeing_steps
+        teach_to_see(model, pictures, features, FactReadout, steps=steps)
 
     @property
     def scorers(self) -> Mapping[str, tuple[Scorer, ...]]:
@@ -164,11 +153,6 @@ class Workshop:
                 )
         return paths
 
-    @property
-    def features(self) -> Path:
-        """Cached image features."""
-        return self.root / "features"
-
     def base(self, budget: Budget) -> Path:
         """The aligned base of a budget."""
         return self.root / "bases" / budget.name / "final"
@@ -186,10 +170,6 @@ class Workshop:
             ),
         }
 
-    def controls(self, task: str) -> Mapping[str, Change]:
-        """Changed test sets that every run answers, too: name -> change."""
-        return {}
-
     def groups(self, task: str) -> dict[str, GroupBy]:
         """How a task's test results are broken down."""
         parts: dict[str, GroupBy] = {
@@ -200,6 +180,48 @@ class Workshop:
             parts["by_factor"] = lambda example: example.metadata["factor"]["type"]
         return parts
 
+    def build(self, run: Run) -> tuple[PreTrainedModel, PolyptychProcessor]:
+        """The variant, computing what its base computes."""
+        base, processor = load_model(self.base(run.condition))
+        base = cast(PolyptychSamForConditionalGeneration, base)
+        return build_variant(base, run.variant, run.seed), processor
+
+    def sizes(self, model: PreTrainedModel) -> dict[str, int]:
+        """Of the whole, and of the connector, in which variants differ."""
+        sam = cast(PolyptychSamForConditionalGeneration, model)
+        return {**super().sizes(model), "connector_parameters": connector_size(sam)}
+
+    def recipe(self, run: Run) -> Recipe:
+        """Connector and language model learn all tasks."""
+        data = self.data
+        return Recipe(
+            name=run.name,
+            trainable=("connector", "language_model"),
+            data=DataRecipe(
+                train=tuple(DataSource(path=str(data[f"{task}-train"])) for task in self.tasks),
+                validation=tuple(
+                    DataSource(path=str(data[f"{task}-validation"])) for task in self.tasks
+                ),
+                feature_cache=str(self.features),
+            ),
+            optimizer=OptimizerRecipe(
+                learning_rate=run.learning_rate, warmup_steps=run.steps // 20, weight_decay=0.05
+            ),
+            steps=run.steps,
+            global_batch_size=self.settings.batch_size,
+            seed=run.seed,
+            threads=1,
+            precision="bf16",
+            log_every=20,
+            save_every=500,
+            validation=ValidationRecipe(batch_size=BATCH, max_new_tokens=ANSWER_TOKENS),
+            tensorboard=False,
+        )
+
+    def merit(self, record: Mapping[str, Any]) -> float:
+        """CIDEr on the validation sets."""
+        return next(v for name, v in record["validation"].items() if name.startswith("cider"))
+
 
 def things_per_picture(example: Example) -> str:
     """Mean number of things in the example's pictures, in three ranges."""
@@ -207,115 +229,81 @@ def things_per_picture(example: Example) -> str:
     return "3-4.5" if mean < 4.5 else "4.5-6" if mean < 6 else "6-8"
 
 
-def build_processor(encoder: Path, data: dict[str, Path], tokens: int) -> PolyptychProcessor:
-    """A tokenizer trained on the training texts, and the encoder's image processor."""
+def run_study(
+    shop: SamWorkshop, results: Path, workers: int, rates: Mapping[str, float] | None = None
+) -> Path:
+    """All stages over one workshop, skipping what is done.
 
-    def texts() -> Any:
-        for name, path in data.items():
-            if name.endswith("-train"):
-                for example in read_records(path):
-                    yield from (message.text for message in example.messages)
-
-    return PolyptychProcessor(
-        BlipImageProcessorPil.from_pretrained(encoder),
-        train_tokenizer(texts(), vocab_size=1024),
-        tokens_per_image=tokens,
-        template="qa",
-        max_length=256,
-    )
-
-
-def build_base(
-    encoder: Path, processor: PolyptychProcessor, budget: Budget, seed: int
-) -> PolyptychSamForConditionalGeneration:
-    """The model before alignment: trained encoder, random Q-Former and language model.
-
-    The Q-Former keeps the published index rule (cross-attention in even layers, an even number of
-    layers), so that ``released`` guidance meets the same limits as in the paper's model.
+    ``rates`` gives each variant's learning rate; without them the grid is run.
     """
-    torch.manual_seed(seed)
-    tokenizer = processor.tokenizer
-    config = PolyptychSamConfig(
-        guidance="off",
-        vision_config=ResNetConfig.from_pretrained(encoder),
-        qformer_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 128,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 4,
-            "intermediate_size": 256,
-            "cross_attention_frequency": 2,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-        },
-        text_config={
-            "model_type": "llama",
-            "vocab_size": len(tokenizer),
-            "hidden_size": 128,
-            "intermediate_size": 352,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 256,
-            "tie_word_embeddings": True,
-            # 0.02 is made for widths of thousands: at 128 the attention starts so flat that the
-            # model finds no visual token within thousands of steps; 1 / sqrt(128) finds them soon.
-            "initializer_range": 128**-0.5,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        num_query_tokens=budget.tokens,
-        visual_token_width=budget.width,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        instruction_aware=False,
+    settings = shop.settings
+    model, processor = fresh_base(shop, settings.budget)
+    cache_features(shop, model.eval(), processor, shop.data.values())
+    align(shop, settings.budget)
+
+    grid = [
+        Run(variant, 0, rate, settings.grid_steps, settings.budget, "grid")
+        for rate in settings.learning_rates
+        for variant in VARIANTS
+        if rates is None and len(settings.learning_rates) > 1
+    ]
+    execute_all(shop, grid, results, workers)
+    rates = rates or best_rates(shop, results)
+    rates = rates or dict.fromkeys(VARIANTS, settings.learning_rates[0])
+    main_runs = [
+        Run(variant, seed, rates[variant], settings.steps, settings.budget, "main")
+        for seed in settings.seeds
+        for variant in VARIANTS
+    ]
+    execute_all(shop, main_runs, results, workers)
+    list(in_parallel(align, [(shop, budget) for budget in settings.sweep], workers))
+    sweep = [
+        Run(variant, seed, rates[variant], settings.steps, budget, "sweep")
+        for budget in settings.sweep
+        for seed in settings.sweep_seeds
+        for variant in VARIANTS
+    ]
+    execute_all(shop, sweep, results, workers)
+    return results
+
+
+def fresh_base(
+    shop: SamWorkshop, budget: Budget
+) -> tuple[PolyptychSamForConditionalGeneration, PolyptychProcessor]:
+    """A base before its first step."""
+    torch.set_num_threads(1)
+    sets = [path for name, path in shop.data.items() if name.endswith("-train")]
+    processor = build_processor(shop.encoder, sets, budget.tokens)
+    model = build_base(shop.encoder, processor, tokens=budget.tokens, width=budget.width, seed=0)
+    return model, processor
+
+
+def align(shop: SamWorkshop, budget: Budget) -> None:
+    """A base that sees and speaks, reading every picture alone; what all variants start from."""
+    settings, data = shop.settings, shop.data
+    if shop.base(budget).exists():
+        return
+    model, processor = fresh_base(shop, budget)
+    recipe = Recipe(
+        name=f"base-{budget.name}",
+        trainable=("connector", "language_model"),
+        data=DataRecipe(
+            train=tuple(DataSource(path=str(data[name])) for name in shop.base_sets),
+            feature_cache=str(shop.features),
+        ),
+        optimizer=OptimizerRecipe(
+            learning_rate=settings.base_learning_rate,
+            warmup_steps=settings.base_steps // 20,
+            weight_decay=0.05,
+        ),
+        steps=settings.base_steps,
+        global_batch_size=settings.batch_size,
+        threads=1,
+        precision="bf16",
+        log_every=20,
+        save_every=500,
+        tensorboard=False,
     )
-    model = PolyptychSamForConditionalGeneration(config)
-    trained = ResNetModel.from_pretrained(encoder)
-    model.vision_encoder.model.load_state_dict(trained.state_dict())
-    return model
-
-
-def build_variant(
-    base: PolyptychSamForConditionalGeneration, variant: str, seed: int
-) -> PolyptychSamForConditionalGeneration:
-    """A variant that computes exactly what the base computes, with as many parameters as any."""
-    largest = connector_size(_with_guidance(base, "paper", 0, seed))
-    guidance = GUIDANCE[variant]
-    model = _with_guidance(base, guidance, 0, seed)
-    qformer = base.config.qformer_config
-    per_unit = qformer.num_hidden_layers * (2 * qformer.hidden_size + 1)
-    extra = -(-(largest - connector_size(model)) // per_unit)
-    return _with_guidance(base, guidance, extra, seed) if extra else model
-
-
-def connector_size(model: PolyptychSamForConditionalGeneration) -> int:
-    """Parameters of the connector, guidance included."""
-    return sum(p.numel() for p in model.connector.parameters())
-
-
-def _with_guidance(
-    base: PolyptychSamForConditionalGeneration, guidance: str, extra: int, seed: int
-) -> PolyptychSamForConditionalGeneration:
-    """The base's weights under another form of guidance, ``extra`` units wider."""
-    torch.manual_seed(seed)
-    fields = base.config.to_dict()
-    fields.pop("model_type")
-    fields["guidance"] = guidance
-    fields["qformer_config"]["intermediate_size"] += extra
-    model = PolyptychSamForConditionalGeneration(PolyptychSamConfig(**fields))
-    own, theirs = model.state_dict(), base.state_dict()
-    for name, value in theirs.items():
-        if own[name].shape != value.shape:
-            theirs = {**theirs, name: _widened(own[name], value, name)}
-    missing, unexpected = model.load_state_dict(theirs, strict=False)
-    assert not unexpected and all("guidance" in name for name in missing)
-    model.copy_qformer_to_w_former()
-    return model
-
-
-@torch.no_grad()
-def _widened(random: torch.Tensor, value: torch.Tensor, name: str) -> torch.Tensor:
-    """Old weights, then new hidden units: random going in, zero coming out."""
-    result = torch.zeros_like(random) if ".down." in name else random.clone()
-    result[tuple(slice(0, size) for size in value.shape)] = value
-    return result
+    with sdpa_kernel(SDPBackend.MATH):
+        shop.teach_to_see(model, feature_cache(shop, model, processor))
+        train(recipe, out=shop.base(budget).parent, model=model, processor=processor)

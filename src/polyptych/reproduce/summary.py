@@ -1,4 +1,4 @@
-"""From runs to claims: means over seeds, intervals, and paired comparisons with reading alone.
+"""From runs to claims: means over seeds, intervals, and paired comparisons with the baseline.
 
 Two kinds of uncertainty, both given:
 
@@ -19,8 +19,6 @@ import numpy as np
 
 from polyptych.evaluation.statistics import paired_bootstrap
 
-BASELINE = "independent"
-
 _T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Two-sided 95 % quantiles of Student's t by degrees of freedom."""
 
@@ -36,23 +34,27 @@ def mean_interval(values: Sequence[float]) -> dict[str, float]:
 
 
 def summarize(
-    runs: Sequence[dict[str, Any]], headline: Mapping[str, Sequence[str]], root: Path
+    runs: Sequence[dict[str, Any]],
+    headline: Mapping[str, Sequence[str]],
+    baseline: str,
+    root: Path,
 ) -> dict[str, Any]:
-    """``{budget: {task: {metric: {variant: {...}}}}}`` over the finished, tested runs.
+    """``{condition: {task: {metric: {variant: {...}}}}}`` over the finished, tested runs.
 
     Args:
         runs: Records of the results file.
         headline: The metrics wanted of each task.
+        baseline: The variant that all others are compared with.
         root: The working folder; where runs have an ``items.json`` the bootstrap is added.
     """
     tested = [run for run in runs if run["purpose"] != "grid"]
     summary: dict[str, Any] = {}
-    for budget in sorted({_budget(run) for run in tested}):
-        group = [run for run in tested if _budget(run) == budget]
-        summary[budget] = {
+    for condition in sorted({_condition(run) for run in tested}):
+        group = [run for run in tested if _condition(run) == condition]
+        summary[condition] = {
             task: {
                 metric: {
-                    variant: _row(group, variant, task, metric, root)
+                    variant: _row(group, variant, baseline, task, metric, root)
                     for variant in sorted({run["variant"] for run in group})
                 }
                 for metric in metrics
@@ -62,20 +64,25 @@ def summarize(
     return summary
 
 
-def _budget(run: dict[str, Any]) -> str:
-    width = run["budget"]["width"]
-    return f"q{run['budget']['tokens']}" + (f"w{width}" if width else "")
+def _condition(run: dict[str, Any]) -> str:
+    """The name of a run's condition, with which the run's own name begins."""
+    return run["name"].partition("-")[0]
 
 
 def _row(
-    group: Sequence[dict[str, Any]], variant: str, task: str, metric: str, root: Path
+    group: Sequence[dict[str, Any]],
+    variant: str,
+    baseline: str,
+    task: str,
+    metric: str,
+    root: Path,
 ) -> dict[str, Any]:
     own = {run["seed"]: run for run in group if run["variant"] == variant}
-    base = {run["seed"]: run for run in group if run["variant"] == BASELINE}
+    base = {run["seed"]: run for run in group if run["variant"] == baseline}
     values = {seed: run["tasks"][task][metric] for seed, run in own.items()}
     row: dict[str, Any] = mean_interval(list(values.values()))
     shared = sorted(own.keys() & base.keys())
-    if variant == BASELINE or not shared:
+    if variant == baseline or not shared:
         return row
     before = {seed: base[seed]["tasks"][task][metric] for seed in shared}
     row["gain"] = mean_interval([values[seed] - before[seed] for seed in shared])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from polyptych.files import write_aside
-from polyptych.reproduce.study import VARIANTS
+from polyptych.reproduce.sam_variants import VARIANTS
 
 _PERCENT = ("accuracy", "rouge", "bleu")
 """Metrics in 0..1 that are shown as percentages; CIDEr is shown x 100 as is customary."""
