@@ -6,77 +6,114 @@ import pytest
 import torch
 from torch import Tensor
 
+from polyptych.methods.cheetah import conversion as cheetah
+from polyptych.methods.cheetah.model import PolyptychCheetahForConditionalGeneration
 from polyptych.methods.sam.conversion import SAM_TENSORS, convert_released
 from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
 from polyptych.methods.sam.released import freeze_to_released
 from polyptych.models.weights import overlay
+from polyptych.recipes import cheetah_llama2_7b, cheetah_vicuna7b
 from polyptych.recipes.sam_vicuna7b import RECIPE, model_config
 from polyptych.training.freezing import select_trainable
 
 VISION, QFORMER, LLM = 1408, 768, 4096
 
 
+class Layout:
+    """Names and shapes of a published model, collected part by part."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def linear(self, name: str, outs: int, ins: int) -> None:
+        self.shapes |= {f"{name}.weight": (outs, ins), f"{name}.bias": (outs,)}
+
+    def norm(self, name: str, width: int) -> None:
+        self.shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+    def vision_encoder(self) -> None:
+        self.shapes |= {
+            "visual_encoder.cls_token": (1, 1, VISION),
+            "visual_encoder.pos_embed": (1, 257, VISION),
+            "visual_encoder.patch_embed.proj.weight": (VISION, 3, 14, 14),
+            "visual_encoder.patch_embed.proj.bias": (VISION,),
+        }
+        self.norm("ln_vision", VISION)
+        for n in range(39):
+            block = f"visual_encoder.blocks.{n}"
+            self.norm(f"{block}.norm1", VISION)
+            self.norm(f"{block}.norm2", VISION)
+            self.shapes |= {f"{block}.attn.{kind}_bias": (VISION,) for kind in "qv"}
+            self.shapes[f"{block}.attn.qkv.weight"] = (3 * VISION, VISION)
+            self.linear(f"{block}.attn.proj", VISION, VISION)
+            self.linear(f"{block}.mlp.fc1", 6144, VISION)
+            self.linear(f"{block}.mlp.fc2", VISION, 6144)
+
+    def qformer(self, prefix: str = "", *, reads_text: bool) -> None:
+        bert = f"{prefix}Qformer.bert"
+        self.shapes[f"{bert}.embeddings.position_ids"] = (1, 512)
+        if reads_text:
+            self.shapes[f"{bert}.embeddings.word_embeddings.weight"] = (30523, QFORMER)
+            self.shapes[f"{bert}.embeddings.position_embeddings.weight"] = (512, QFORMER)
+        self.norm(f"{bert}.embeddings.LayerNorm", QFORMER)
+        for i in range(12):
+            layer = f"{bert}.encoder.layer.{i}"
+            for kind in ("attention", "crossattention")[: 2 if i % 2 == 0 else 1]:
+                self.linear(f"{layer}.{kind}.self.query", QFORMER, QFORMER)
+                source = QFORMER if kind == "attention" else VISION
+                self.linear(f"{layer}.{kind}.self.key", QFORMER, source)
+                self.linear(f"{layer}.{kind}.self.value", QFORMER, source)
+                self.linear(f"{layer}.{kind}.output.dense", QFORMER, QFORMER)
+                self.norm(f"{layer}.{kind}.output.LayerNorm", QFORMER)
+            for rows in ("", "_query") if reads_text else ("_query",):
+                self.linear(f"{layer}.intermediate{rows}.dense", 3072, QFORMER)
+                self.linear(f"{layer}.output{rows}.dense", QFORMER, 3072)
+                self.norm(f"{layer}.output{rows}.LayerNorm", QFORMER)
+
+    def language_model(self, prefix: str, words: int) -> None:
+        self.shapes[f"{prefix}.model.embed_tokens.weight"] = (words, LLM)
+        self.shapes[f"{prefix}.lm_head.weight"] = (words, LLM)
+        self.shapes[f"{prefix}.model.norm.weight"] = (LLM,)
+        for m in range(32):
+            layer = f"{prefix}.model.layers.{m}"
+            for part in ("q", "k", "v", "o"):
+                self.shapes[f"{layer}.self_attn.{part}_proj.weight"] = (LLM, LLM)
+            self.shapes[f"{layer}.self_attn.rotary_emb.inv_freq"] = (64,)
+            for part in ("gate", "up"):
+                self.shapes[f"{layer}.mlp.{part}_proj.weight"] = (11008, LLM)
+            self.shapes[f"{layer}.mlp.down_proj.weight"] = (LLM, 11008)
+            for part in ("input_layernorm", "post_attention_layernorm"):
+                self.shapes[f"{layer}.{part}.weight"] = (LLM,)
+
+    def on_meta(self) -> dict[str, Tensor]:
+        return {name: torch.empty(shape, device="meta") for name, shape in self.shapes.items()}
+
+
 def published_layout() -> dict[str, Tensor]:
-    """Names and shapes of the published model at its real size, on the meta device."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "query_tokens": (1, 32, QFORMER),
-        "visual_encoder.cls_token": (1, 1, VISION),
-        "visual_encoder.pos_embed": (1, 257, VISION),
-        "visual_encoder.patch_embed.proj.weight": (VISION, 3, 14, 14),
-        "visual_encoder.patch_embed.proj.bias": (VISION,),
-        "Qformer.bert.embeddings.position_ids": (1, 512),
-        "Qformer.bert.embeddings.word_embeddings.weight": (30523, QFORMER),
-        "Qformer.bert.embeddings.position_embeddings.weight": (512, QFORMER),
-        "llm_model.model.embed_tokens.weight": (32001, LLM),
-        "llm_model.lm_head.weight": (32001, LLM),
-        "llm_model.model.norm.weight": (LLM,),
-    }
+    layout = Layout()
+    layout.shapes["query_tokens"] = (1, 32, QFORMER)
+    layout.vision_encoder()
+    layout.qformer(reads_text=True)
+    layout.linear("Qformer.bert.encoder.one_2_muliple.0", QFORMER, QFORMER)
+    layout.linear("Qformer.bert.encoder.multiple_2_one.0", QFORMER, QFORMER)
+    layout.linear("attn", 1, VISION)
+    layout.linear("llm_proj", LLM, QFORMER)
+    layout.language_model("llm_model", 32001)
+    return layout.on_meta()
 
-    def linear(name: str, outs: int, ins: int) -> None:
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (outs, ins), (outs,)
 
-    def norm(name: str, width: int) -> None:
-        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (width,)
-
-    norm("ln_vision", VISION)
-    for n in range(39):
-        block = f"visual_encoder.blocks.{n}"
-        norm(f"{block}.norm1", VISION)
-        norm(f"{block}.norm2", VISION)
-        shapes[f"{block}.attn.q_bias"] = shapes[f"{block}.attn.v_bias"] = (VISION,)
-        shapes[f"{block}.attn.qkv.weight"] = (3 * VISION, VISION)
-        linear(f"{block}.attn.proj", VISION, VISION)
-        linear(f"{block}.mlp.fc1", 6144, VISION)
-        linear(f"{block}.mlp.fc2", VISION, 6144)
-    norm("Qformer.bert.embeddings.LayerNorm", QFORMER)
-    for i in range(12):
-        layer = f"Qformer.bert.encoder.layer.{i}"
-        for kind in ("attention", "crossattention")[: 2 if i % 2 == 0 else 1]:
-            linear(f"{layer}.{kind}.self.query", QFORMER, QFORMER)
-            source = QFORMER if kind == "attention" else VISION
-            linear(f"{layer}.{kind}.self.key", QFORMER, source)
-            linear(f"{layer}.{kind}.self.value", QFORMER, source)
-            linear(f"{layer}.{kind}.output.dense", QFORMER, QFORMER)
-            norm(f"{layer}.{kind}.output.LayerNorm", QFORMER)
-        for rows in ("", "_query"):
-            linear(f"{layer}.intermediate{rows}.dense", 3072, QFORMER)
-            linear(f"{layer}.output{rows}.dense", QFORMER, 3072)
-            norm(f"{layer}.output{rows}.LayerNorm", QFORMER)
-    linear("Qformer.bert.encoder.one_2_muliple.0", QFORMER, QFORMER)
-    linear("Qformer.bert.encoder.multiple_2_one.0", QFORMER, QFORMER)
-    linear("attn", 1, VISION)
-    linear("llm_proj", LLM, QFORMER)
-    for m in range(32):
-        layer = f"llm_model.model.layers.{m}"
-        for part in ("q", "k", "v", "o"):
-            shapes[f"{layer}.self_attn.{part}_proj.weight"] = (LLM, LLM)
-        shapes[f"{layer}.self_attn.rotary_emb.inv_freq"] = (64,)
-        for part in ("gate", "up"):
-            shapes[f"{layer}.mlp.{part}_proj.weight"] = (11008, LLM)
-        shapes[f"{layer}.mlp.down_proj.weight"] = (LLM, 11008)
-        for part in ("input_layernorm", "post_attention_layernorm"):
-            shapes[f"{layer}.{part}.weight"] = (LLM,)
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+def published_cheetah_layout(words: int) -> dict[str, Tensor]:
+    """As the published class saves itself, but for the second name of its Q-Former."""
+    layout = Layout()
+    layout.shapes["query_tokens"] = (1, 32, QFORMER)
+    layout.vision_encoder()
+    layout.qformer(reads_text=False)
+    layout.linear("llama_proj", LLM, QFORMER)
+    layout.shapes["llama_model.model.query_tokens"] = (1, 32, QFORMER)
+    layout.linear("llama_model.model.qformer_proj", QFORMER, LLM)
+    layout.linear("llama_model.model.llm_proj", LLM, QFORMER)
+    layout.language_model("llama_model", words)
+    return layout.on_meta()
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +146,30 @@ def test_sam_vicuna7b_trains_sams_six_tensors(model) -> None:
 def test_sam_vicuna7b_fits_the_published_layout(model) -> None:
     merged = overlay([convert_released(published_layout())], model.state_dict())
     assert merged.keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"), [(cheetah_vicuna7b, 32001), (cheetah_llama2_7b, 32000)]
+)
+def test_cheetah_has_the_published_sizes_and_layout(recipe, words) -> None:
+    with torch.device("meta"):
+        model = PolyptychCheetahForConditionalGeneration(recipe.model_config())
+    assert set(select_trainable(model, recipe.RECIPE.trainable)) == set(cheetah.VPGC_TENSORS)
+    total, trainable = count(model), count(model, trainable=True)
+    print(f"\n{recipe.RECIPE.name}: {trainable:,} trainable of {total:,} parameters")
+    assert trainable == 6_320_896  # published: about 6.3 M, 0.09 %
+    assert round(100 * trainable / total, 2) == 0.08
+    assert model.config.injection_layer == 16
+    published = published_cheetah_layout(words)
+    merged = overlay([cheetah.convert_released(published)], model.state_dict())
+    assert merged.keys() == model.state_dict().keys()
+
+
+def test_cheetah_trains_as_in_the_paper() -> None:
+    for recipe in (cheetah_vicuna7b.RECIPE, cheetah_llama2_7b.RECIPE):
+        optimizer = recipe.optimizer
+        assert (optimizer.learning_rate, optimizer.weight_decay) == (2e-5, 0.05)
+        assert (optimizer.betas, optimizer.warmup_steps) == ((0.9, 0.999), 2000)
+        assert (recipe.steps, recipe.global_batch_size) == (18_000, 24 + 64)
+        assert recipe.data.exact_shares
+    assert cheetah_llama2_7b.RECIPE.model.config["text_config"]["vocab_size"] == 32000

@@ -58,6 +58,8 @@ class ReleasedVariant:
     """What fills rows."""
     stop_ids: tuple[tuple[int, ...], ...]
     """An answer ends where its last ids are one of these."""
+    end_mark: str
+    """Where the decoded text is cut."""
 
 
 VARIANTS = {
@@ -67,6 +69,7 @@ VARIANTS = {
         max_target_tokens=160,
         pad_token="</s>",
         stop_ids=((835,), (2277, 29937)),  # "###" at the start of a word and within
+        end_mark="###",
     ),
     "llama2": ReleasedVariant(
         training_template="llama2",
@@ -74,6 +77,7 @@ VARIANTS = {
         max_target_tokens=360,
         pad_token="<unk>",
         stop_ids=((2,),),
+        end_mark="</s>",
     ),
 }
 
