@@ -35,6 +35,10 @@ COMMANDS = [
     ["data", "make"],
     ["data", "show"],
     ["data", "check"],
+    ["demon"],
+    ["demon", "make-sample"],
+    ["demon", "lmms-eval"],
+    ["demon", "report"],
 ]
 
 SOURCE = str(Path(cli.__file__).parents[1])

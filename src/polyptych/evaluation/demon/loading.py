@@ -145,7 +145,7 @@ class _SampleReader:
         choices = self._choices(instance, where)
         reference = self._reference(sample, choices, where)
         prompt = self._template(sample, where) + instance["context"]
-        if "choice_list" in instance and not _CHOICES.search(prompt):
+        if choices and "choice_list" in instance and not _CHOICES.search(prompt):
             prompt += f"Choice list:{list(choices)}. Your answer is:"
         paths = self._paths(instance, where)
         blocks, places = split_prompt(prompt, len(paths), where, self.order)
