@@ -1,0 +1,360 @@
+"""The Cheetah study: settings, the task-agnostic backbone, and the variants that start from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+
+from polyptych.data.records import read_records
+from polyptych.evaluation.scorers import Scorer, caption_scorer, item_scorer
+from polyptych.methods.cheetah.discriminative.detection import Selection
+from polyptych.methods.cheetah.discriminative.running import RECORDS_FILE
+from polyptych.methods.cheetah.model import (
+    PolyptychCheetahConfig,
+    PolyptychCheetahForConditionalGeneration,
+)
+from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
+from polyptych.models.checkpoint import load_model
+from polyptych.models.processor import PolyptychProcessor
+from polyptych.reproduce.answers import cache_features, feature_cache
+from polyptych.reproduce.base import pictures_of, teach_to_see
+from polyptych.reproduce.cheetah_sets import MAKERS, asks_for_named, draw_set, edit_pictures
+from polyptych.reproduce.detail_questions import detail_correct
+from polyptych.reproduce.salience import NAMED, CaptionReadout
+from polyptych.reproduce.small_models import build_processor, load_encoder, small_config
+from polyptych.reproduce.workshop import GroupBy, Run, Workshop
+from polyptych.storybook import scoring
+from polyptych.storybook.vocabulary import Split
+from polyptych.training.data import TrainingData
+from polyptych.training.freezing import select_trainable
+from polyptych.training.recipe import DataRecipe, DataSource, OptimizerRecipe, Recipe
+from polyptych.training.supervised import train
+
+VARIANTS = ("backbone", "captions", "random", "discriminative")
+
+EDITED: dict[str, Selection] = {"random": "random", "discriminative": "least_attended"}
+"""Variants that learn from edited pictures -> which objects are edited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where VPG-C acts and how much of the edited pictures it learns from."""
+
+    layer: int = 3
+    """Decoder layer k."""
+    share: float = 1.0
+    """Of the edited pictures."""
+
+    @property
+    def name(self) -> str:
+        """``k3`` or ``k3d0.25``."""
+        return f"k{self.layer}" + (f"d{self.share:g}" if self.share < 1 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class CheetahSettings:
+    """Everything that decides the study; saved with its results."""
+
+    captions: int = 6000
+    """Training pictures with captions."""
+    train: int = 8000
+    """Training examples of each task, for the backbone's language model only."""
+    edited: int = 4000
+    """Pictures to edit for the discriminative data."""
+    validation: int = 200
+    """Validation examples of each task; they choose learning rates."""
+    test: int = 600
+    """Test examples of each task, never looked at before the end."""
+    data_seed: int = 2308
+    things: tuple[int, int] = (3, 5)
+    """Least and greatest number of things in a picture."""
+    decoder_layers: int = 6
+    bases: int = 1
+    """Backbones, each trained from another seed; the runs of seed s start from s modulo this."""
+    seeing_steps: int = 3000
+    """Steps of 64 pictures that teach the Q-Former what captions say."""
+    base_steps: int = 6000
+    """Steps of the language model on captions and tasks, the Q-Former frozen."""
+    base_learning_rate: float = 1e-3
+    base_batch: int = 32
+    steps: int = 400
+    """Steps of every variant from its backbone."""
+    grid_steps: int = 200
+    """Steps of the shorter runs that choose a learning rate."""
+    edited_per_step: int = 24
+    captions_per_step: int = 64
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    placement: Placement = Placement()
+    layers: tuple[int, ...] = (1, 2, 4, 5)
+    """Other layers k, with the sweep's seeds."""
+    shares: tuple[float, ...] = (0.125, 0.25, 0.5)
+    """Smaller sets of edited pictures, with the sweep's seeds."""
+    sweep_seeds: tuple[int, ...] = (0,)
+
+    def quick(self) -> CheetahSettings:
+        """One seed, no grid, no sweep: a look at everything in a fraction of the time."""
+        return replace(
+            self, seeds=self.seeds[:1], learning_rates=(1e-3,), bases=1, layers=(), shares=()
+        )
+
+
+@dataclass(frozen=True)
+class CheetahWorkshop(Workshop):
+    """The Cheetah study over Storybook."""
+
+    settings: CheetahSettings
+    variants: ClassVar[tuple[str, ...]] = VARIANTS
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Both compare pictures or ask for one of several; neither is what VPG-C is trained on."""
+        return ("change_captioning", "detail_questions")
+
+    @cached_property
+    def data(self) -> dict[str, Path]:
+        """Drawn sets; those of edited pictures need a backbone, see :meth:`edited`."""
+        settings, paths = self.settings, {}
+        counts = {"train": settings.train, "validation": settings.validation, "test": settings.test}
+        wanted: list[tuple[str, Split, int]] = [("captions", "train", settings.captions)]
+        for task in self.tasks:
+            wanted += [(task, cast(Split, split), count) for split, count in counts.items()]
+        for name, split, count in wanted:
+            path = self.root / "data" / f"{name}-{split}" / "records.jsonl"
+            paths[f"{name}-{split}"] = path
+            if not path.exists():
+                seed = settings.data_seed
+                draw_set(path, name, split, count=count, seed=seed, things=settings.things)
+        return paths
+
+    def base_of(self, seed: int) -> int:
+        """Number of the backbone that runs of a seed start from."""
+        return seed % self.settings.bases
+
+    def base(self, number: int) -> Path:
+        """A backbone's folder."""
+        return self.root / "bases" / f"seed{number}" / "final"
+
+    def edited(self, variant: str, number: int) -> Path:
+        """Discriminative data of a variant and a backbone."""
+        return self.root / "data" / f"{variant}-of-seed{number}" / RECORDS_FILE
+
+    def states(self, number: int, layer: int) -> Path:
+        """What enters layer k of a backbone, for everything that VPG-C learns from."""
+        return self.root / "states" / f"seed{number}-k{layer}"
+
+    @property
+    def scorers(self) -> Mapping[str, tuple[Scorer, ...]]:
+        """Captions by words and by truth, details by truth; named and unnamed things apart."""
+        return {
+            "change_captioning": (
+                caption_scorer("cider", "rouge_l"),
+                item_scorer("change_accuracy[storybook]", scoring.change_correct),
+            ),
+            "detail_questions": (
+                item_scorer("accuracy[detail]", detail_correct),
+                item_scorer(
+                    "named_accuracy[detail]",
+                    lambda text, truth: detail_correct(text, truth) if truth["named"] else None,
+                ),
+                item_scorer(
+                    "unnamed_accuracy[detail]",
+                    lambda text, truth: None if truth["named"] else detail_correct(text, truth),
+                ),
+            ),
+        }
+
+    @property
+    def headline(self) -> Mapping[str, tuple[str, ...]]:
+        """The metrics of the tables, by task."""
+        return {
+            "change_captioning": ("cider[coco]", "rouge_l[coco]", "change_accuracy[storybook]"),
+            "detail_questions": (
+                "accuracy[detail]",
+                "named_accuracy[detail]",
+                "unnamed_accuracy[detail]",
+            ),
+        }
+
+    def groups(self, task: str) -> dict[str, GroupBy]:
+        """Named or not, and by the type of change or question."""
+        named: GroupBy = lambda e: "named" if asks_for_named(e) else "unnamed"  # noqa: E731
+        if task == "change_captioning":
+            return {"by_salience": named, "by_change": lambda e: e.metadata["change"]["type"]}
+        return {"by_salience": named, "by_question": lambda e: e.metadata["question"]}
+
+    def answered(self, run: Run) -> str:
+        """A learning rate is chosen by answers, too."""
+        return "validation" if run.purpose == "grid" else "test"
+
+    def merit(self, record: Mapping[str, Any]) -> float:
+        """Mean over the tasks, on validation sets: ROUGE-L of changes, accuracy of details."""
+        tasks = record["tasks"]
+        changes = tasks["change_captioning"]["rouge_l[coco]"]
+        return (changes + tasks["detail_questions"]["accuracy[detail]"]) / 2
+
+    def build(self, run: Run) -> tuple[PreTrainedModel, PolyptychProcessor]:
+        """The backbone with VPG-C that changes nothing yet."""
+        return self.with_vpgc(self.base_of(run.seed), run.condition.layer)
+
+    def with_vpgc(
+        self, number: int, layer: int
+    ) -> tuple[PolyptychCheetahForConditionalGeneration, PolyptychProcessor]:
+        """A backbone with VPG-C before layer k, only which learns."""
+        base, processor = load_model(self.base(number))
+        fields = base.config.to_dict()
+        fields.pop("model_type")
+        torch.manual_seed(number)
+        model = PolyptychCheetahForConditionalGeneration(
+            PolyptychCheetahConfig(**fields, injection_layer=layer)
+        )
+        missing, unexpected = model.load_state_dict(base.state_dict(), strict=False)
+        assert not unexpected and all(name.startswith("vpgc.") for name in missing)
+        model.copy_queries_to_vpgc()
+        select_trainable(model, ("vpgc",))
+        return model.eval(), processor
+
+    def recipe(self, run: Run) -> Recipe:
+        """24 edited pairs and 64 captions in every step, or as many examples of captions only."""
+        settings, number = self.settings, self.base_of(run.seed)
+        captions = DataSource(
+            path=str(self.data["captions-train"]), weight=settings.captions_per_step
+        )
+        sources: tuple[DataSource, ...] = (captions,)
+        if run.variant in EDITED:
+            path = self.edited(run.variant, number)
+            sources = (
+                DataSource(
+                    path=str(path),
+                    weight=settings.edited_per_step,
+                    limit=round(run.condition.share * count_lines(path)),
+                ),
+                captions,
+            )
+        return Recipe(
+            name=run.name,
+            trainable=("vpgc",),
+            data=DataRecipe(
+                train=sources,
+                feature_cache=str(self.features),
+                state_cache=str(self.states(number, run.condition.layer)),
+                exact_shares=True,
+            ),
+            optimizer=OptimizerRecipe(
+                learning_rate=run.learning_rate, warmup_steps=run.steps // 20, weight_decay=0.05
+            ),
+            steps=run.steps,
+            global_batch_size=settings.edited_per_step + settings.captions_per_step,
+            seed=run.seed,
+            threads=1,
+            precision="bf16",
+            log_every=20,
+            save_every=200,
+            tensorboard=False,
+        )
+
+
+def count_lines(path: Path) -> int:
+    """Records of a JSONL file."""
+    with open(path, "rb") as file:
+        return sum(1 for _ in file)
+
+
+def train_backbone(shop: CheetahWorkshop, number: int) -> None:
+    """A Q-Former that is enough for captions, and a language model that reads it in all tasks."""
+    if shop.base(number).exists():
+        return
+    settings, data = shop.settings, shop.data
+    model, processor = fresh_backbone(shop, number)
+    names = [f"{name}-train" for name in MAKERS]
+    examples = [example for name in names for example in read_records(data[name])]
+    recipe = Recipe(
+        name=f"backbone-seed{number}",
+        trainable=("language_model",),
+        data=DataRecipe(
+            train=tuple(DataSource(path=str(data[name])) for name in names),
+            feature_cache=str(shop.features),
+        ),
+        optimizer=OptimizerRecipe(
+            learning_rate=settings.base_learning_rate,
+            warmup_steps=settings.base_steps // 20,
+            weight_decay=0.05,
+        ),
+        steps=settings.base_steps,
+        global_batch_size=settings.base_batch,
+        seed=number,
+        threads=1,
+        precision="bf16",
+        log_every=20,
+        save_every=500,
+        tensorboard=False,
+    )
+    with sdpa_kernel(SDPBackend.MATH):
+        teach_to_see(
+            model,
+            pictures_of(examples),
+            feature_cache(shop, model, processor),
+            CaptionReadout,
+            steps=settings.seeing_steps,
+            seed=number,
+        )
+        train(recipe, out=shop.base(number).parent, model=model, processor=processor)
+
+
+def fresh_backbone(
+    shop: CheetahWorkshop, number: int
+) -> tuple[PolyptychBlip2ForConditionalGeneration, PolyptychProcessor]:
+    """A backbone before its first step."""
+    torch.set_num_threads(1)
+    sets = [path for name, path in shop.data.items() if name.endswith("-train")]
+    processor = build_processor(shop.encoder, sets, 1 + NAMED)
+    torch.manual_seed(number)
+    layers = shop.settings.decoder_layers
+    config = PolyptychBlip2Config(
+        **small_config(shop.encoder, processor, decoder_layers=layers),
+        num_query_tokens=1 + NAMED,
+    )
+    model = PolyptychBlip2ForConditionalGeneration(config)
+    load_encoder(model, shop.encoder)
+    return model.eval(), processor
+
+
+def draw_edited(shop: CheetahWorkshop, number: int) -> None:
+    """The discriminative data of a backbone, with cached features."""
+    settings = shop.settings
+    model, processor = load_model(shop.base(number))
+    for variant, selection in EDITED.items():
+        path = shop.edited(variant, number)
+        edit_pictures(
+            path.parent,
+            model,
+            processor,
+            selection,
+            count=settings.edited,
+            seed=settings.data_seed + 1,
+            things=settings.things,
+        )
+        cache_features(shop, model, processor, [path])
+
+
+def cache_states(shop: CheetahWorkshop, number: int, layer: int) -> None:
+    """Compute once what enters layer k of a backbone, for all runs that start from it."""
+    torch.set_num_threads(1)
+    model, processor = shop.with_vpgc(number, layer)
+    paths = [shop.data["captions-train"], *(shop.edited(variant, number) for variant in EDITED)]
+    recipe = Recipe(
+        data=DataRecipe(
+            train=tuple(DataSource(path=str(path)) for path in paths),
+            feature_cache=str(shop.features),
+            state_cache=str(shop.states(number, layer)),
+        )
+    )
+    data = TrainingData(recipe)
+    data.states(model, processor, data.features(model, processor))

@@ -1,0 +1,124 @@
+"""What captions say of a picture, and what they leave out.
+
+People who caption a picture name where it is and what catches the eye. So do the captions here: the
+place, and kind and color of the two largest things. A visual prompt generator that is trained to be
+enough for such captions is *task-agnostic*, and drops the rest (arXiv 2308.04152, section 1).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from polyptych.reproduce.base import Readout
+from polyptych.storybook.graph import Scene, Thing, ThingSpec, box_of
+from polyptych.storybook.tasks.base import StoryExample, build_example, first_accepted
+from polyptych.storybook.tasks.composition import draw_scene, pairs_of
+from polyptych.storybook.tasks.phrasing import with_article
+from polyptych.storybook.vocabulary import COLORS, KINDS, PERSON, PLACES, Split
+
+TASK = "captions"
+
+NAMED = 2
+"""How many things a caption names."""
+
+INSTRUCTIONS = (
+    "Describe the picture.",
+    "What does the picture show?",
+    "Write a caption for this picture.",
+    "What can be seen here?",
+    "Say in a few words what this is.",
+)
+
+CAPTIONS = (
+    "{things} {place}.",
+    "we see {things} {place}.",
+    "there are {things} {place}.",
+    "the picture shows {things} {place}.",
+    "a picture of {things} {place}.",
+)
+
+
+def named_things(scene: Scene) -> list[int]:
+    """Indices of the things that a caption names, the largest first."""
+
+    def area(index: int) -> float:
+        box = box_of(scene.things[index])
+        return box.width * box.height
+
+    return sorted(range(len(scene.things)), key=lambda index: (-area(index), index))[:NAMED]
+
+
+def captions_for(scene: Scene) -> tuple[str, ...]:
+    """All accepted captions of a picture."""
+    things = " and ".join(_phrase(scene.things[index]) for index in named_things(scene))
+    place = PLACES[scene.place].phrase
+    return tuple(caption.format(things=things, place=place) for caption in CAPTIONS)
+
+
+def _phrase(thing: Thing) -> str:
+    if thing.kind == PERSON:
+        return f"a person in {thing.color}"
+    return with_article(f"{thing.color} {thing.kind}")
+
+
+def make_caption(
+    rng: random.Random, split: Split, *, things: tuple[int, int] = (3, 5)
+) -> StoryExample:
+    """Draws one picture, with a pair of kind and color that ``split`` owns, and captions it.
+
+    Args:
+        rng: Source of all chance.
+        split: Split of the pair and of all combinations.
+        things: Least and greatest number of things.
+    """
+
+    def draw() -> Scene:
+        return draw_scene(rng, split, [ThingSpec(*rng.choice(pairs_of(split)))], count=things)
+
+    scene = first_accepted(draw, "picture")
+    return build_example(
+        task=TASK,
+        split=split,
+        prompt=[scene, f" {rng.choice(INSTRUCTIONS)}"],
+        references=captions_for(scene),
+        rng=rng,
+        truth={},
+    )
+
+
+class CaptionReadout(Readout):
+    """Asks what a caption says, each query its own part: the place, the first thing, the second.
+
+    One thing per query, because a decoder of a few layers can bind a color to a kind only where
+    they stand in one token.
+    """
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        assert tokens == 1 + NAMED
+        self.norm = nn.LayerNorm(width)
+        self.place = nn.Linear(width, len(PLACES))
+        self.kind = nn.ModuleList(nn.Linear(width, len(_KINDS)) for _ in range(NAMED))
+        self.color = nn.ModuleList(nn.Linear(width, len(COLORS)) for _ in range(NAMED))
+
+    def loss(self, tokens: Float[Tensor, "n Q D_llm"], scenes: Sequence[Scene]) -> Tensor:
+        """Cross-entropy of each part."""
+        tokens = self.norm(tokens)
+        parts = [(self.place(tokens[:, 0]), [list(PLACES).index(s.place) for s in scenes])]
+        for rank in range(NAMED):
+            things = [scene.things[named_things(scene)[rank]] for scene in scenes]
+            token = tokens[:, 1 + rank]
+            parts.append((self.kind[rank](token), [_KINDS.index(t.kind) for t in things]))
+            parts.append((self.color[rank](token), [list(COLORS).index(t.color) for t in things]))
+        return torch.stack(
+            [cross_entropy(logits, torch.tensor(truth)) for logits, truth in parts]
+        ).sum()
+
+
+_KINDS = (PERSON, *KINDS)
