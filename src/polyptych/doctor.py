@@ -192,7 +192,7 @@ def compare_parts(config: Any, processor: Any) -> Iterator[Finding]:
     pairs = [
         ("image token id", config.image_token_id, processor.image_token_id),
         ("tokens per image", config.tokens_per_image, processor.tokens_per_image),
-        ("image size", config.vision_config.image_size, _image_size(processor)),
+        ("image size", config.vision_config.image_size, processor.image_size),
     ]
     for name, of_model, of_processor in pairs:
         same = of_model == of_processor
@@ -200,11 +200,3 @@ def compare_parts(config: Any, processor: Any) -> Iterator[Finding]:
         yield Finding(name, value, is_problem=not same)
     words, rows = len(processor.tokenizer), config.text_config.vocab_size
     yield Finding("vocabulary", f"{words} words, {rows} embeddings", is_problem=words > rows)
-
-
-def _image_size(processor: Any) -> int | tuple[int, int]:
-    """Side of the squares that the image processor makes; (height, width) where they differ."""
-    options = processor.image_processor
-    size = options.crop_size if getattr(options, "do_center_crop", False) else options.size
-    height, width = size["height"], size["width"]
-    return height if height == width else (height, width)

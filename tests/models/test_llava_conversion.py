@@ -286,10 +286,21 @@ def test_what_a_layout_cannot_hold_is_not_written(tmp_path):
         write_llava_hf(tiny_llava(), processor, tmp_path / "d")
 
 
+def test_pictures_of_another_size_than_the_model_takes_are_refused(hf):
+    file = hf / "processor_config.json"
+    fields = json.loads(file.read_text())
+    fields["image_processor"]["crop_size"] = {"height": 14, "width": 14}
+    file.write_text(json.dumps(fields))
+    with pytest.raises(PolyptychError, match="takes 28 pixels a side, its processor makes 14"):
+        polyptych.load_model(hf)
+
+
 def test_a_processor_with_another_number_of_tokens_is_refused(tmp_path):
     tiny_llava().save_pretrained(tmp_path)
     tiny_llava_processor(tokens_per_image=9).save_pretrained(tmp_path)
-    with pytest.raises(PolyptychError, match="16 visual tokens per image, its processor makes 9"):
+    with pytest.raises(
+        PolyptychError, match="takes 16 visual tokens per image, its processor makes 9"
+    ):
         polyptych.load_model(tmp_path)
     tiny_llava_processor().save_pretrained(tmp_path)
     model, processor = polyptych.load_model(tmp_path)

@@ -68,7 +68,7 @@ def load_model(
         model, processor = read_llava(path, dtype=dtype)
     else:
         model, processor = _load_weights(path, dtype), load_processor(path)
-        check_tokens_per_image(path, model.config, processor)
+    check_agreement(path, model.config, processor)
     return model.eval().to(device), processor
 
 
@@ -127,17 +127,22 @@ def check_family(path: str) -> Literal["ours", "llava"]:
     return "ours"
 
 
-def check_tokens_per_image(path: str, config: Any, processor: PolyptychProcessor) -> None:
-    """Refuse a processor that reserves another number of places than the model fills.
+def check_agreement(path: str, config: Any, processor: PolyptychProcessor) -> None:
+    """Refuse a processor that reserves other places or makes other pictures than the model takes.
 
     Raises:
         PolyptychError: Naming the folder and both numbers.
     """
-    wanted, made = config.tokens_per_image, processor.tokens_per_image
-    if wanted is not None and wanted != made:
-        raise PolyptychError(
-            f"{path}: the model has {wanted} visual tokens per image, its processor makes {made}"
-        )
+    vision = config.vision_config
+    side = vision.image_size if hasattr(vision, "patch_size") else None  # convolutions take any
+    for kind, wanted, made in (
+        ("visual tokens per image", config.tokens_per_image, processor.tokens_per_image),
+        ("pixels a side", side, processor.image_size),
+    ):
+        if wanted is not None and wanted != made:
+            raise PolyptychError(
+                f"{path}: the model takes {wanted} {kind}, its processor makes {made}"
+            )
 
 
 def _configs(base: type[PreTrainedConfig]) -> list[type[PreTrainedConfig]]:

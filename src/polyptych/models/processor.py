@@ -87,6 +87,15 @@ class PolyptychProcessor(ProcessorMixin):
         return TokenizationSettings(**{name: getattr(self, name) for name in _SETTINGS})
 
     @property
+    def image_size(self) -> int | tuple[int, int]:
+        """Side of the squares that :meth:`pixels` makes; (height, width) where they differ."""
+        options = self.image_processor
+        crops = getattr(options, "do_center_crop", False)
+        size = options.crop_size if crops else options.size
+        height, width = size["height"], size["width"]
+        return height if height == width else (height, width)
+
+    @property
     def pad_token_id(self) -> int:
         """Id that fills rows; eos where the tokenizer has no pad token."""
         pad = self.tokenizer.pad_token_id
