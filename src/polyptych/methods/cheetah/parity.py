@@ -22,22 +22,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from polyptych.data.conversation import TEMPLATES, render
 from polyptych.methods.cheetah.conversion import convert_released
 from polyptych.methods.cheetah.model import (
     PolyptychCheetahConfig,
     PolyptychCheetahForConditionalGeneration,
 )
 from polyptych.methods.cheetah.released import (
+    VARIANTS,
     ReleasedRow,
     freeze_to_released,
     lay_out,
+    released_example,
     released_image_processor,
 )
 from polyptych.models.weights import overlay
-from polyptych.parity import INPUT, ParityReport, Values, compare, dump, no_case
-from polyptych.schema import Batch
+from polyptych.parity import INPUT, ParityReport, Values, as_bytes, compare, dump, no_case
+from polyptych.schema import Batch, Example
 
 RUNS = ("train", "single", "batch")
+_TEXTS = (*((run, "prompts") for run in RUNS), ("train", "targets"))
 BOS = 1
 """Before the first piece of training rows; before generated ids, where it was never fed."""
 
@@ -57,7 +61,7 @@ def run(
         PolyptychError: If the folder or case does not exist or is incomplete.
     """
     golden = read_golden(Path(directory), case)
-    ours: Values = preprocessing(golden)
+    ours: Values = preprocessing(golden) | prompts(golden)
     for name in RUNS:
         ours |= {f"{name}.{key}": value for key, value in forward(golden, name).items()}
     ours |= training(golden)
@@ -136,6 +140,7 @@ def read_golden(directory: Path, case: str) -> Golden:
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise no_case(directory, case, "Cheetah", error) from error
     values = {f"preprocess.{name}": value for name, value in pictures.items()}
+    values |= {f"{run}.text.{kind}": as_bytes(config["texts"][run][kind]) for run, kind in _TEXTS}
     values |= dict(sorted(inputs.items())) | dict(sorted(outputs.items()))
     model = PolyptychCheetahForConditionalGeneration(our_config(config)).eval()
     converted = convert_released(weights, source=f"case {case}")
@@ -196,6 +201,35 @@ def preprocessing(golden: Golden) -> Values:
         pixels = released_image_processor(size)([picture], return_tensors="pt")["pixel_values"]
         ours[f"preprocess.{name}.pixels"] = pixels[0]
     return ours
+
+
+def prompts(golden: Golden) -> Values:
+    """What is asked and answered -> the published texts, by the row templates."""
+    variant, raw = VARIANTS[golden.config["variant"]], golden.config["raw"]
+    trained = [
+        _texts(released_example(asked, answer), variant.training_template)
+        for asked, answer in zip(raw["train_in"], raw["train_out"], strict=True)
+    ]
+    end = "" if TEMPLATES[variant.training_template].answer_end else variant.end_mark  # an id, then
+    asked = {
+        "single": [_texts(released_example(raw["infer"]), variant.chat_template)[0]],
+        "batch": [
+            _texts(released_example(text), variant.chat_template)[0] for text in raw["batch"]
+        ],
+    }
+    return {
+        "train.text.prompts": as_bytes([prompt for prompt, _ in trained]),
+        "train.text.targets": as_bytes([answer + end for _, answer in trained]),
+        **{f"{run}.text.prompts": as_bytes(texts) for run, texts in asked.items()},
+    }
+
+
+def _texts(example: Example, template: str) -> tuple[str, str]:
+    """A row's prompt, with the published mark for images, and its answer."""
+    segments = render(example.messages, template, with_target=example.target is not None)
+    texts = [(segment.text or "<HereForImage>", segment.is_target) for segment in segments]
+    prompt = "".join(text for text, is_target in texts if not is_target)
+    return prompt, "".join(text for text, is_target in texts if is_target)
 
 
 @torch.no_grad()
