@@ -21,7 +21,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from polyptych.evaluation.metrics.rouge_l import _lcs_length, _places
+from polyptych.evaluation.metrics.rouge_l import lcs_length, places_of_words
 
 Words = tuple[str, ...]
 
@@ -254,7 +254,7 @@ def sequence_f(first: Words, second: Words) -> float:
     """ROUGE-L F1 of two word sequences: harmonic mean of the shares of their longest common one."""
     if not first or not second:
         return 0.0
-    common = _lcs_length(_places(first), len(first), second)
+    common = lcs_length(places_of_words(first), len(first), second)
     return 2 * common / (len(first) + len(second))
 
 

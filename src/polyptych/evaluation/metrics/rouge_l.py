@@ -61,11 +61,11 @@ def rouge_l_package(corpus: Corpus) -> tuple[float, Floats]:
 
 def _coco_f(words: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     words = words or _NO_WORDS
-    places = _places(words)
+    places = places_of_words(words)
     precision = recall = 0.0
     for reference in references:
         reference_words = reference or _NO_WORDS
-        common = _lcs_length(places, len(words), reference_words)
+        common = lcs_length(places, len(words), reference_words)
         precision = max(precision, common / len(words))
         recall = max(recall, common / len(reference_words))
     if precision == 0 or recall == 0:
@@ -73,7 +73,7 @@ def _coco_f(words: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
 
 
-def _places(words: Sequence[str]) -> dict[str, int]:
+def places_of_words(words: Sequence[str]) -> dict[str, int]:
     """For each word a bit mask of the positions where it stands."""
     places: dict[str, int] = {}
     bit = 1
@@ -83,7 +83,7 @@ def _places(words: Sequence[str]) -> dict[str, int]:
     return places
 
 
-def _lcs_length(places: dict[str, int], length: int, other: Sequence[str]) -> int:
+def lcs_length(places: dict[str, int], length: int, other: Sequence[str]) -> int:
     """Length of the longest common subsequence, one row of the table per word as one integer.
 
     Bit-parallel recurrence of Hyyrö 2004 ("Bit-parallel LCS-length computation revisited").
