@@ -250,7 +250,7 @@ def test_drawn_edits_are_true(kind: Any) -> None:
         assert picture.scene is not None
         regions = segmentation.objects
         if kind == "add":
-            regions = background_windows(segmentation.occupied, 0.25)
+            regions = background_windows(segmentation.occupied, 0.15)
         if not regions:
             continue
         try:
@@ -273,7 +273,8 @@ def test_drawn_edits_are_true(kind: Any) -> None:
         changed = np.abs(before - after).max(-1) > 24
         assert changed[edit.region.mask].any()
         if kind == "add":
-            assert regions[0].mask.sum() == 24 * 24
+            things = np.logical_or.reduce([item.mask for item in segmentation.objects])
+            assert (edit.region.mask & things).sum() <= 0.1 * edit.region.mask.sum()
     assert done >= 6
 
 

@@ -84,8 +84,9 @@ class DiscriminativeSettings:
     """Objects below this share of the picture are left alone: nobody would see the edit."""
     largest_area: float = 0.35
     """Objects above it are no detail."""
-    window: float = 0.25
-    """Side of the background window of an added object, as a share of the picture's."""
+    window: float = 0.15
+    """Side of the background window for an added object, as a share of the picture's; a drawn
+    object has its middle there, a painted one all of itself."""
     batch_size: int = 16
     """Pictures that the Q-Former reads together."""
     seed: int = 0

@@ -73,7 +73,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segmentation:
-    """The objects of a picture, and every pixel that is not background."""
+    """The objects of a picture, and every pixel where nothing may be added."""
 
     objects: tuple[Region, ...]
     occupied: Mask

@@ -87,7 +87,8 @@ class QFormerAttention:
         pixels = self._pixels(images).to(self.model.device, self.model.dtype)
         features = self.model.vision_encoder(pixels)
         attention = cross_attention(self.model.connector.qformer, features).float()
-        if self.model.vision_encoder.choice.keep_class_token:
+        choice = self.model.vision_encoder.choice
+        if choice.has_class_token and choice.keep_class_token:
             attention = attention[:, 1:]
         side = isqrt(attention.shape[1])
         if side * side != attention.shape[1]:
