@@ -23,6 +23,7 @@ from polyptych.testing import tiny_examples, tiny_model, tiny_processor
 
 COMMANDS = [
     ["ask"],
+    ["chat"],
     ["train"],
     ["generate"],
     ["evaluate"],
@@ -39,6 +40,8 @@ COMMANDS = [
     ["demon", "make-sample"],
     ["demon", "lmms-eval"],
     ["demon", "report"],
+    ["cheetah"],
+    ["cheetah", "discriminate"],
 ]
 
 SOURCE = str(Path(cli.__file__).parents[1])

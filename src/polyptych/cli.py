@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.demon.commands import add_commands as add_demon_commands
+from polyptych.methods.cheetah.commands import DISCRIMINATE_EXAMPLE, discriminative
 
 USER_ERROR = 2
 """Exit code of everything a user can cause, as of a wrong option."""
@@ -99,6 +100,12 @@ demon_app = _app(
 )
 add_demon_commands(demon_app, example)
 app.add_typer(demon_app, name="demon")
+cheetah_app = _app(
+    "What only Cheetah needs: its discriminative training data.", DISCRIMINATE_EXAMPLE
+)
+cheetah_app.command("discriminate", epilog=example(DISCRIMINATE_EXAMPLE))(discriminative)
+cheetah_app.callback()(lambda: None)  # with one command alone typer would drop its name
+app.add_typer(cheetah_app, name="cheetah")
 
 
 ModelOption = Annotated[
