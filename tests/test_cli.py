@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 import typer
 from PIL import Image
@@ -122,10 +123,12 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 
 def test_every_command_is_listed_here() -> None:
     """So that a new command gets its help tested."""
-    group = typer.main.get_command(cli.app)
-    names = [[name] for name in group.commands]  # type: ignore[attr-defined]
-    data = group.commands["data"].commands  # type: ignore[attr-defined]
-    assert sorted(names + [["data", name] for name in data]) == sorted(COMMANDS)
+
+    def names(group: click.Command, above: list[str]) -> list[list[str]]:
+        below = getattr(group, "commands", {}).items()
+        return [p for n, c in below for p in ([*above, n], *names(c, [*above, n]))]
+
+    assert sorted(names(typer.main.get_command(cli.app), [])) == sorted(COMMANDS)
 
 
 def test_examples_of_train_name_a_recipe_that_exists() -> None:
