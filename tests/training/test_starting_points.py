@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from training_runs import PROCESSOR, small_model, small_recipe
 
+from polyptych.data.collation import Collator
 from polyptych.data.records import write_records
 from polyptych.errors import PolyptychError
 from polyptych.models.checkpoint import load_model
@@ -79,6 +80,38 @@ def test_from_nothing_to_a_trained_model_in_one_recipe(tmp_path: Path) -> None:
     assert (processor.tokens_per_image, processor.template) == (2, "qa")
     pixels = processor(text="what?", images=[])
     assert model.generate(**pixels, max_new_tokens=2).shape[0] == 1
+
+
+def test_a_llava_from_nothing() -> None:
+    llava = {n: v for n, v in SMALL.items() if n not in ("qformer_config", "num_query_tokens")}
+    recipe = ModelRecipe(config={**llava, "model_type": "polyptych_llava"}, tokenizer_size=300)
+    model, processor = build_model(recipe, NO_TEXTS)
+    assert model.config.tokens_per_image == processor.tokens_per_image == 4
+    assert model.config.image_token_id == processor.image_token_id
+    with torch.inference_mode():
+        assert model(**Collator(processor, training=True)(tiny_examples(3))).loss > 0
+
+
+def test_a_llava_of_convolutions_needs_the_number_of_tokens() -> None:
+    vision = {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [16],
+        "depths": [1],
+        "layer_type": "basic",
+        "image_size": 28,
+    }
+    config = {
+        "model_type": "polyptych_llava",
+        "vision_config": vision,
+        "text_config": SMALL["text_config"],
+    }
+    recipe = ModelRecipe(config=config, tokenizer_size=300)
+    with pytest.raises(PolyptychError, match=r"layout needs tokens_per_image: .* resnet"):
+        build_model(recipe, NO_TEXTS)
+    recipe = ModelRecipe(config=config, tokenizer_size=300, layout={"tokens_per_image": 49})
+    model, processor = build_model(recipe, NO_TEXTS)
+    assert model(**Collator(processor, training=True)(tiny_examples(2))).loss > 0
 
 
 def test_a_base_becomes_a_method(base: Path) -> None:

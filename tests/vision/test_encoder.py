@@ -12,6 +12,8 @@ from polyptych.vision.encoder import (
     VisionEncoder,
     feature_width,
     grid_positions,
+    hidden_state_choice,
+    patch_count,
 )
 
 VIT = {
@@ -73,6 +75,25 @@ def test_clip_reads_the_layer_before_the_last_without_class_token() -> None:
 def test_the_others_read_the_last_layer_after_its_norm(family: str) -> None:
     encoder, pixels = build(family), torch.randn(1, 3, 28, 28)
     assert torch.equal(encoder(pixels), encoder.model(pixel_values=pixels).last_hidden_state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", (-4, -2, -1, 0, 3))
+def test_any_hidden_state_can_be_read_without_the_final_norm(family: str, layer: int) -> None:
+    config, pixels = config_of(family), torch.randn(2, 3, 28, 28)
+    if family == "resnet":
+        layer = max(-3, min(layer, 2))  # it has two stages
+    choice = hidden_state_choice(config, layer, keep_class_token=True)
+    encoder = VisionEncoder(config, choice).eval()
+    states = encoder.model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    features, expected = encoder(pixels), states[layer]
+    if family == "resnet":
+        height, width = expected.shape[-2:]
+        positions = grid_positions(height, width, expected.shape[1])
+        expected = expected.flatten(2).transpose(1, 2) + positions
+    else:
+        assert patch_count(config, choice) == features.shape[1]
+    assert torch.equal(features, expected)
 
 
 def test_epsilon_of_the_final_norm_is_that_of_the_original() -> None:

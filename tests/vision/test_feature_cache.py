@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import CLIPVisionConfig
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from polyptych.data.images import image_hash, load_image
 from polyptych.errors import PolyptychError
 from polyptych.schema import ImageRef
 from polyptych.testing import tiny_image
+from polyptych.vision.encoder import VisionEncoder, hidden_state_choice
 from polyptych.vision.feature_cache import FeatureCache, encoder_fingerprint
 
 PATCHES, WIDTH = 3, 4
@@ -148,13 +150,19 @@ def test_workers_open_the_file_themselves(cache: FeatureCache) -> None:
     assert torch.equal(pickle.loads(sent).get(refs(2, 1)), expected(refs(2, 1)))
 
 
-def test_the_fingerprint_follows_weights_and_preprocessing() -> None:
+def test_the_fingerprint_follows_weights_preprocessing_and_layer() -> None:
     torch.manual_seed(0)
-    encoder, processor = nn.Linear(2, 2), BlipImageProcessorPil(size={"height": 8, "width": 8})
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+    config = CLIPVisionConfig(hidden_size=8, intermediate_size=8, **sizes)
+    encoder = VisionEncoder(config)
+    processor = BlipImageProcessorPil(size={"height": 8, "width": 8})
     first = encoder_fingerprint(encoder, processor)
     assert encoder_fingerprint(encoder, processor) == first
     other = BlipImageProcessorPil(size={"height": 9, "width": 9})
     assert encoder_fingerprint(encoder, other) != first
+    lower = VisionEncoder(config, hidden_state_choice(config, 0, keep_class_token=False))
+    lower.load_state_dict(encoder.state_dict())
+    assert encoder_fingerprint(lower, processor) != first
     with torch.no_grad():
-        encoder.weight[0, 0] += 1
+        encoder.model.post_layernorm.bias[0] += 1
     assert encoder_fingerprint(encoder, processor) != first

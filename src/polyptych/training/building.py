@@ -56,13 +56,18 @@ def _new_processor(
     """A processor for a model that starts from nothing, and the config with its token ids."""
     if recipe.tokenizer_size is None:
         raise PolyptychError("recipe: model needs a checkpoint, a processor or a tokenizer_size")
-    config = PolyptychBlip2Config(**_without_type(recipe.config))
+    kind = recipe.config.get("model_type", PolyptychBlip2Config.model_type)
+    config: Any = AutoConfig.for_model(kind, **_without_type(recipe.config))
     side = config.vision_config.image_size
+    layout = {"tokens_per_image": config.tokens_per_image, **recipe.layout}
+    if layout["tokens_per_image"] is None:
+        raise PolyptychError(
+            f"recipe: model.layout needs tokens_per_image: how many a "
+            f"{config.vision_config.model_type} makes depends on the image"
+        )
     tokenizer = train_tokenizer(texts(), recipe.tokenizer_size)
     processor = PolyptychProcessor(
-        BlipImageProcessorPil(size={"height": side, "width": side}),
-        tokenizer,
-        **{"tokens_per_image": config.num_query_tokens, **recipe.layout},
+        BlipImageProcessorPil(size={"height": side, "width": side}), tokenizer, **layout
     )
     ids = {
         name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -70,9 +75,10 @@ def _new_processor(
     vocabulary = {"vocab_size": len(tokenizer)}
     added = {
         "text_config": {**vocabulary, **ids},
-        "qformer_config": vocabulary,
         "image_token_id": processor.image_token_id,
     }
+    if "qformer_config" in config.sub_configs:
+        added["qformer_config"] = vocabulary
     return processor, _merged(recipe.config, added)
 
 

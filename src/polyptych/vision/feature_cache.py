@@ -18,17 +18,25 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from polyptych.data.images import image_hash, load_image
 from polyptych.errors import PolyptychError
 from polyptych.files import write_aside
 from polyptych.schema import ImageRef
+from polyptych.vision.encoder import feature_choice
 
 
-def encoder_fingerprint(encoder: nn.Module, image_processor: Any) -> str:
-    """A hash of everything that decides the features: weights and preprocessing."""
+def encoder_fingerprint(encoder: Any, image_processor: Any) -> str:
+    """A hash of everything that decides the features: weights, preprocessing, an unusual layer.
+
+    Args:
+        encoder: A :class:`polyptych.vision.encoder.VisionEncoder`.
+        image_processor: What makes its pixels.
+    """
     digest = hashlib.sha256(json.dumps(image_processor.to_dict(), sort_keys=True).encode())
+    if encoder.choice != feature_choice(encoder.config):
+        digest.update(repr(encoder.choice).encode())
     for name, value in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().float().cpu().numpy().tobytes())
