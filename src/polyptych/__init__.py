@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
     from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
     from polyptych.models.checkpoint import load_model
+    from polyptych.models.llava import PolyptychLlavaConfig, PolyptychLlavaForConditionalGeneration
     from polyptych.models.processor import PolyptychProcessor
     from polyptych.schema import (
         Batch,
@@ -44,6 +45,8 @@ _HOMES = {
     "PolyptychBlip2Config": "models.blip2",
     "PolyptychBlip2ForConditionalGeneration": "models.blip2",
     "PolyptychError": "errors",
+    "PolyptychLlavaConfig": "models.llava",
+    "PolyptychLlavaForConditionalGeneration": "models.llava",
     "PolyptychProcessor": "models.processor",
     "PolyptychSamConfig": "methods.sam.model",
     "PolyptychSamForConditionalGeneration": "methods.sam.model",
@@ -66,6 +69,8 @@ __all__ = [
     "PolyptychBlip2Config",
     "PolyptychBlip2ForConditionalGeneration",
     "PolyptychError",
+    "PolyptychLlavaConfig",
+    "PolyptychLlavaForConditionalGeneration",
     "PolyptychProcessor",
     "PolyptychSamConfig",
     "PolyptychSamForConditionalGeneration",
