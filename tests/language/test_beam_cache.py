@@ -8,7 +8,7 @@ from transformers.cache_utils import DynamicCache
 
 from polyptych.language import beam_cache
 from polyptych.language.beam_cache import SharedPromptLayer, share_prompt
-from polyptych.models import blip2
+from polyptych.models import vision_language
 from polyptych.testing import tiny_examples, tiny_model, tiny_processor
 
 
@@ -40,15 +40,16 @@ def test_equals_the_ordinary_cache_through_moves_and_growth(monkeypatch):
 
 
 @pytest.mark.parametrize("decoder", ["llama", "qwen2", "gpt2", "opt"])
-def test_beam_search_is_that_of_the_ordinary_cache(decoder, monkeypatch):
+@pytest.mark.parametrize("beams", [1, 4])
+def test_generation_is_that_of_the_ordinary_cache(decoder, beams, monkeypatch):
     from polyptych.data.collation import Collator
 
     model, processor = tiny_model(decoder=decoder), tiny_processor()
     batch = Collator(processor, training=False)(tiny_examples(3))
-    settings = {"num_beams": 4, "max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
+    settings = {"num_beams": beams, "max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
     shared = model.generate(**batch, **settings)
     monkeypatch.setattr(
-        blip2, "share_prompt", lambda cache, copies: cache.batch_repeat_interleave(copies)
+        vision_language, "share_prompt", lambda cache, copies: cache.batch_repeat_interleave(copies)
     )
     assert torch.equal(shared, model.generate(**batch, **settings))
     assert len(shared[:, -10:].unique()) > 2

@@ -3,7 +3,8 @@
 transformers' cache copies everything twice in each step of a beam search: to append the new token,
 and to follow the beams. But the beams of an example only ever differ behind its prompt, which is
 long here (hundreds of visual tokens). So new tokens are written into spare room, and only what was
-generated is reordered. Works for every decoder whose cache has transformers' ordinary layers.
+generated is reordered. (One beam saves the first of the two copies.) Works for every decoder whose
+cache has transformers' ordinary layers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def share_prompt(cache: Cache, copies: int) -> None:
     for index, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer and not cache.offloading:
             cache.layers[index] = SharedPromptLayer(layer, copies)
-        else:
+        elif copies > 1:
             layer.batch_repeat_interleave(copies)  # type: ignore[union-attr]  # all but dummies
 
 

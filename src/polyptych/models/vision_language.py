@@ -36,6 +36,7 @@ from polyptych.language.beam_cache import share_prompt
 from polyptych.language.prefill import Prefill
 from polyptych.language.splicing import embed_text, repeat_examples, splice_visual_tokens
 from polyptych.models.incremental import ReadsIncrementally
+from polyptych.schema import Shots
 from polyptych.vision.encoder import VisionEncoder
 
 PREFILL_INPUTS = (
@@ -45,6 +46,7 @@ PREFILL_INPUTS = (
     "last_prompt",
     "qformer_input_ids",
     "qformer_attention_mask",
+    "shots",
 )
 """What is read while the prompt is read, and never again during cached decoding."""
 
@@ -203,6 +205,7 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         lower_states: Float[Tensor, "B T D_llm"] | None = None,
+        shots: Shots | None = None,
         return_intermediates: bool = False,
         **kwargs: Any,
     ) -> VisionLanguageOutput:
@@ -230,8 +233,8 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
                 last_prompt,
                 kwargs.get("num_items_in_batch"),
             )
-        inputs_embeds = embed_text(self.get_input_embeddings(), input_ids, visual_mask)
         record: dict[str, Tensor] | None = {} if return_intermediates else None
+        inputs_embeds = self._embed(input_ids, visual_mask, shots, record)
         prefill = None
         if pixel_values is not None or image_features is not None:
             connected = self.encode_images(
@@ -288,6 +291,20 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
 
     def _trained_connector(self) -> list[Tensor]:
         return [p for p in self.connector.parameters() if p.requires_grad]
+
+    def _embed(
+        self,
+        input_ids: Int[Tensor, "C T"],
+        visual_mask: Bool[Tensor, "C T"],
+        shots: Shots | None = None,
+        record: dict[str, Tensor] | None = None,
+    ) -> Float[Tensor, "C T D_llm"]:
+        """Word embeddings of the rows; where shots become context is for methods that read them."""
+        if shots is not None:
+            raise PolyptychError(
+                f"a {self.config.model_type} reads no shots; {int(shots['counts'].sum())} came"
+            )
+        return embed_text(self.get_input_embeddings(), input_ids, visual_mask)
 
     def _splice(
         self,
@@ -363,7 +380,7 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
         model_kwargs: dict[str, Any],
         is_first_iteration: bool = True,
     ) -> ModelOutput:
-        """Read each prompt once, then give every beam its copy of the cache.
+        """Read each prompt once, then give every beam its copy of the cache, with room to grow.
 
         transformers expands before it reads, so that five beams read five equal prompts. The first
         rows of each group of copies stand for all of them here. With ``prompt_output``, somebody
@@ -375,7 +392,7 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
             return super(VisionLanguageModel, self)._prefill(*inputs) if output is None else output  # type: ignore[misc]
 
         copies = max(generation_config.num_beams, generation_config.num_return_sequences)
-        if copies == 1 or not model_kwargs.get("use_cache", True) or not is_first_iteration:
+        if not model_kwargs.get("use_cache", True) or not is_first_iteration:
             return read(input_ids, generation_config, model_kwargs, is_first_iteration)
         once = dict(model_kwargs)
         for name in ("attention_mask", "position_ids"):
