@@ -231,15 +231,22 @@ def test_at_the_start_only_the_last_linear_learns() -> None:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_activation_checkpointing_changes_nothing(decoder) -> None:
-    gradients = []
+    """Also where another batch is read before backward computes the layers again."""
+    gradients, runs = [], []
     for checkpointing in (False, True):
         model = deep(decoder).train()
         freeze_to_released(model)
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        injected = decoder_layers(model.get_decoder())[model.config.injection_layer]
+        calls: list[bool] = []
+        injected.self_attn.register_forward_pre_hook(lambda *_, calls=calls: calls.append(True))
         loss = model(**batch_of(2, 1)).loss
+        model(**batch_of(0, 1, 3))
         loss.backward()
+        runs.append(len(calls))
         gradients.append([loss.detach(), *(model.get_parameter(n).grad for n in VPGC_TENSORS)])
+    assert runs == [2, 3], "once more with checkpointing"
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed, rtol=1e-5, atol=1e-8)
 
