@@ -20,11 +20,11 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from polyptych.connectors.qformer import FeedForward, MultiHeadAttention, QFormerLayer
+from polyptych.connectors.qformer import QFormerLayer
 from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
 from polyptych.schema import IGNORE_INDEX
+from published_blip2 import additive, bert_attention, bert_feed_forward, encode_image
 
 
 class PublishedSam:
@@ -43,7 +43,7 @@ class PublishedSam:
     def image_features(self, pixel_values: Tensor) -> list[Tensor]:
         """``(B, 3, J, H, W)`` -> J tensors (B, P, D_v)."""
         return [
-            _encode_image(self.vision, pixel_values[:, :, image])
+            encode_image(self.vision, pixel_values[:, :, image])
             for image in range(pixel_values.shape[2])
         ]
 
@@ -85,8 +85,8 @@ class PublishedSam:
         """The Q-Former's layers on two hidden states; they exchange before the last layer."""
         num_queries = self.qformer.num_query_tokens
         hidden = self.qformer.embed(len(image), instruction_ids)
-        self_mask = _additive(hidden.new_ones(hidden.shape[:2]))
-        image_mask = _additive(image.new_ones(image.shape[:2]))
+        self_mask = additive(hidden.new_ones(hidden.shape[:2]))
+        image_mask = additive(image.new_ones(image.shape[:2]))
         q = w = hidden
         for layer in self.qformer.layers[:-1]:
             w = _qformer_layer(layer, w, num_queries, self_mask, pooled, image_mask)
@@ -113,33 +113,6 @@ def _eager_twin(model: nn.Module) -> nn.Module:
     return twin.eval()
 
 
-def _additive(mask: Tensor) -> Tensor:
-    """1 = visible -> 0, 0 = hidden -> -10000, shaped to be added to attention scores."""
-    return (1.0 - mask[:, None, None, :]) * -10000.0
-
-
-def _encode_image(vision: nn.Module, pixels: Tensor) -> Tensor:
-    """The pre-norm vision transformer on one image of each example, with its final norm."""
-    embeddings = vision.embeddings
-    patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
-    hidden = torch.cat([embeddings.class_embedding.expand(len(pixels), -1, -1), patches], dim=1)
-    hidden = hidden + embeddings.position_embedding
-    for block in vision.encoder.layers:
-        hidden = hidden + _vision_attention(block.self_attn, block.layer_norm1(hidden))
-        mlp, normed = block.mlp, block.layer_norm2(hidden)
-        hidden = hidden + mlp.fc2(functional.gelu(mlp.fc1(normed)))
-    return vision.post_layernorm(hidden)
-
-
-def _vision_attention(attention: nn.Module, hidden: Tensor) -> Tensor:
-    batch, length, width = hidden.shape
-    qkv = attention.qkv(hidden).reshape(batch, length, 3, attention.num_heads, -1)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4)
-    scores = (query * attention.scale) @ key.transpose(-2, -1)
-    attended = scores.softmax(dim=-1) @ value
-    return attention.projection(attended.transpose(1, 2).reshape(batch, length, width))
-
-
 def _qformer_layer(
     layer: QFormerLayer,
     hidden: Tensor,
@@ -148,30 +121,12 @@ def _qformer_layer(
     image: Tensor,
     image_mask: Tensor,
 ) -> Tensor:
-    attended = _bert_attention(layer.self_attention, hidden, hidden, self_mask)
+    attended = bert_attention(layer.self_attention, hidden, hidden, self_mask)
     rows = layer.self_attention_norm(attended + hidden)
     queries = rows[:, :num_queries]
     if layer.has_cross_attention:
-        attended = _bert_attention(layer.cross_attention, queries, image, image_mask)
+        attended = bert_attention(layer.cross_attention, queries, image, image_mask)
         queries = layer.cross_attention_norm(attended + queries)
-    queries = _bert_feed_forward(layer.query_ffn, queries)
-    text = _bert_feed_forward(layer.text_ffn, rows[:, num_queries:])
+    queries = bert_feed_forward(layer.query_ffn, queries)
+    text = bert_feed_forward(layer.text_ffn, rows[:, num_queries:])
     return torch.cat([queries, text], dim=1)
-
-
-def _bert_attention(
-    attention: MultiHeadAttention, hidden: Tensor, source: Tensor, mask: Tensor
-) -> Tensor:
-    def split(states: Tensor) -> Tensor:
-        return states.view(*states.shape[:2], attention.heads, -1).permute(0, 2, 1, 3)
-
-    key, value = split(attention.key(source)), split(attention.value(source))
-    query = split(attention.query(hidden))
-    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-    attended = (scores + mask).softmax(dim=-1) @ value
-    attended = attended.permute(0, 2, 1, 3).contiguous()
-    return attention.output(attended.view(hidden.shape))
-
-
-def _bert_feed_forward(part: FeedForward, hidden: Tensor) -> Tensor:
-    return part.norm(part.down(functional.gelu(part.up(hidden))) + hidden)

@@ -17,24 +17,18 @@ are reported. The numbers of all variants are equal, which ``tests/test_benchmar
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
-from polyptych.files import write_aside
+from measuring import machine, measure, work_table, write_json, write_table
 from polyptych.methods.sam.model import (
     PolyptychSamConfig,
     PolyptychSamForConditionalGeneration,
@@ -45,7 +39,6 @@ from polyptych.schema import IGNORE_INDEX
 from published_sam import PublishedSam
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 WORK = ("vision path", "training step", "generation")
 TARGETS = {
     ("vision path", ""): 1.5,
@@ -307,46 +300,6 @@ def task_of(variant: Published | Ours, work: str) -> Callable[[Inputs], Tensor]:
     return getattr(variant, work.replace(" ", "_"))
 
 
-def measure(
-    tasks: dict[str, Callable[[], Any]], repeats: int, seconds: float, device: str
-) -> dict[str, dict[str, Any]]:
-    """Medians of wall and processor time in ms (and peak GPU memory); variants take turns.
-
-    No turn begins after ``seconds`` once each variant has been measured twice: on two threads, a
-    busy machine can slow everything tenfold.
-    """
-    wall: dict[str, list[float]] = {name: [] for name in tasks}
-    cpu: dict[str, list[float]] = {name: [] for name in tasks}
-    peak: dict[str, float] = {}
-    begin = time.perf_counter()
-    for turn in range(repeats + 1):
-        if turn > 2 and time.perf_counter() - begin > seconds:
-            break
-        for name, task in tasks.items():
-            if device != "cpu":
-                torch.cuda.reset_peak_memory_stats()
-                torch.cuda.synchronize()
-            start, start_cpu = time.perf_counter(), time.process_time()
-            task()
-            if device != "cpu":
-                torch.cuda.synchronize()
-                peak[name] = torch.cuda.max_memory_allocated() / 2**30
-            if turn:  # the first turn warms up
-                wall[name].append(1e3 * (time.perf_counter() - start))
-                cpu[name].append(1e3 * (time.process_time() - start_cpu))
-    results = {}
-    for name in tasks:
-        results[name] = {
-            "wall_ms": round(statistics.median(wall[name]), 2),
-            "cpu_ms": round(statistics.median(cpu[name]), 2),
-            "turns": len(cpu[name]),
-            "cpu_ms_runs": [round(value, 2) for value in cpu[name]],
-        }
-        if name in peak:
-            results[name]["peak_gib"] = round(peak[name], 2)
-    return results
-
-
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Every measurement, with the machine and the settings."""
     sizes, dtype = PRESETS[args.preset], torch.float32
@@ -390,28 +343,6 @@ def rates(result: dict[str, Any], work: str, images: int, sizes: Sizes) -> dict[
     return result
 
 
-def machine(device: str, load: list[float]) -> dict[str, Any]:
-    """What the numbers were measured on, and how busy it was."""
-    name = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = (line for line in cpuinfo.read_text().splitlines() if line.startswith("model name"))
-        name = next(lines, name).partition(":")[2].strip() or name
-    facts = {
-        "cpu": name,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "load_average_min_max": [round(min(load), 1), round(max(load), 1)],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-    if device != "cpu":
-        facts["gpu"] = torch.cuda.get_device_name()
-    return facts
-
-
 def table(report: dict[str, Any]) -> str:
     """The results as Markdown: milliseconds, and how many times faster than ``published``."""
     facts, rows = report["machine"], report["rows"]
@@ -427,29 +358,9 @@ def table(report: dict[str, Any]) -> str:
         words = "processor time" if clock == "cpu_ms" else "wall-clock time"
         lines += ["", f"**{threads} thread{'s' * (threads > 1)}, {words} in ms**"]
         for work in WORK:
-            lines += ["", *_work_table(rows, work, threads, clock)]
+            lines += ["", *work_table(rows, work, threads, clock)]
         lines += _target_table(rows, threads, clock)
     return "\n".join(lines)
-
-
-def _work_table(rows: list[dict[str, Any]], work: str, threads: int, clock: str) -> list[str]:
-    times: dict[tuple[int, str], float] = {
-        (row["images"], row["variant"]): row[clock]
-        for row in rows
-        if row["work"] == work and row["threads"] == threads
-    }
-    variants = list(dict.fromkeys(name for _, name in times))
-    lines = [
-        f"| {work}, images | " + " | ".join(variants) + " |",
-        "| ---: " * (len(variants) + 1) + "|",
-    ]
-    for images in sorted({count for count, _ in times}):
-        base = times[images, "published"]
-        cells = [f"{base:.0f}"]
-        for name in variants[1:]:
-            cells.append(f"{times[images, name]:.0f} ({base / times[images, name]:.2f}×)")
-        lines.append(f"| {images} | " + " | ".join(cells) + " |")
-    return lines
 
 
 def _target_table(rows: list[dict[str, Any]], threads: int, clock: str) -> list[str]:
@@ -472,17 +383,6 @@ def _target_table(rows: list[dict[str, Any]], threads: int, clock: str) -> list[
     return header + lines if lines else []
 
 
-def write_table(path: Path, text: str) -> None:
-    """Replace what stands between the markers of a document."""
-    document = path.read_text()
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{path}: no {BEGIN} … {END}")
-    with write_aside(path) as file:
-        file.write(f"{head}{BEGIN}\n{text}\n{END}{tail}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -500,12 +400,9 @@ def main() -> None:
     text = table(report)
     print(text)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        with write_aside(args.json) as file:
-            json.dump(report, file, indent=1)
-            file.write("\n")
+        write_json(args.json, report)
     if args.docs:
-        write_table(args.docs, text)
+        write_table(args.docs, "benchmark", text)
 
 
 if __name__ == "__main__":

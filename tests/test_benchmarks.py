@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
+import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -18,22 +20,28 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 IMAGES = (1, 3)
 
 
-def load(name: str) -> ModuleType:
-    """A benchmark file as a module; it stands in no package."""
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@contextmanager
+def benchmark_files() -> Iterator[None]:
+    """The benchmark files stand in no package and import each other by name."""
+    before = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == BENCHMARKS:
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    load("published_sam")
-    module = load("sam")
-    yield module
-    for name in ("sam", "published_sam"):
-        del sys.modules[name]
+def bench() -> Iterator[ModuleType]:
+    with benchmark_files():
+        yield importlib.import_module("sam")
+
+
+@pytest.fixture(scope="module")
+def cheetah() -> Iterator[ModuleType]:
+    with benchmark_files():
+        yield importlib.import_module("cheetah")
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +136,10 @@ def test_the_transcription_encodes_images_one_by_one(bench, sizes, variants, mon
     import published_sam
 
     seen = []
-    encode = published_sam._encode_image
+    encode = published_sam.encode_image
     monkeypatch.setattr(
         published_sam,
-        "_encode_image",
+        "encode_image",
         lambda v, pixels: (seen.append(len(pixels)), encode(v, pixels))[1],
     )
     variants["published"].vision_path(bench.make_inputs(sizes, 3, "cpu", torch.float32))
@@ -154,11 +162,132 @@ def test_table_names_every_variant_and_is_written_between_the_markers(bench, tmp
     assert "| 2 | 30 | 20 (1.50×) |" in text
     assert "load average 0.5 to 1.2" in text
     page = tmp_path / "performance.md"
-    page.write_text(f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n")
-    bench.write_table(page, text)
+    page.write_text(
+        "before\n<!-- other:begin -->\nkept\n<!-- other:end -->\n"
+        "<!-- benchmark:begin -->\nold\n<!-- benchmark:end -->\nafter\n"
+    )
+    bench.write_table(page, "benchmark", text)
     written = page.read_text()
     assert written.startswith("before\n") and written.endswith("after\n")
-    assert text in written and "old" not in written
+    assert text in written and "old" not in written and "kept" in written
+    with pytest.raises(SystemExit, match="nothing:begin"):
+        bench.write_table(page, "nothing", text)
+
+
+@pytest.fixture(scope="module")
+def cheetah_sizes(cheetah):
+    """The small preset, smaller, with grouped key and value heads."""
+    return cheetah.Sizes(
+        vision={
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "image_size": 28,
+            "patch_size": 7,
+        },
+        qformer={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+        },
+        language={
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 90,
+            "max_position_embeddings": 256,
+        },
+        injection_layer=1,
+        num_query_tokens=5,
+        outer_piece=6,
+        inner_piece=3,
+        answer_tokens=4,
+        new_tokens=9,
+    )
+
+
+@pytest.fixture(scope="module")
+def cheetah_variants(cheetah, cheetah_sizes):
+    return cheetah.build_variants(cheetah_sizes)
+
+
+def test_every_cheetah_variant_computes_what_the_published_order_does(
+    cheetah, cheetah_sizes, cheetah_variants
+):
+    differences = cheetah.check_equal(cheetah_variants, cheetah_sizes, [1, 3])
+    assert set(differences) == {*cheetah.ONE_BY_ONE, "gradients", "batch"}
+    assert differences["end to end"] == differences["batch"] == 0
+    assert max(differences.values()) < 1e-5
+    published = cheetah_variants["published"]
+    inputs = cheetah.make_inputs(cheetah_sizes, 3)
+    published.training_step(inputs)
+    assert cheetah.gradients(published).abs().max() > 1e-3
+    assert all(p.grad is not None for p in published.model.vpgc.parameters())
+    assert len(published.end_to_end(inputs).unique()) > 1
+
+
+def test_a_variant_that_computes_something_else_is_not_timed(
+    cheetah, cheetah_sizes, cheetah_variants
+):
+    variants = {name: cheetah_variants[name] for name in ("published", "polyptych")}
+    with (
+        variants["polyptych"].model.vpgc_disabled(),
+        pytest.raises(SystemExit, match="prefill: polyptych differs from published by"),
+    ):
+        cheetah.check_equal(variants, cheetah_sizes, [2])
+
+
+def test_published_vpgc_looks_at_images_one_by_one_and_acts_in_the_prompt_only(
+    cheetah, cheetah_sizes, cheetah_variants, monkeypatch
+):
+    published = cheetah_variants["published"].cheetah
+    look, looked = published._look, []
+    monkeypatch.setattr(
+        published,
+        "_look",
+        lambda queries, features: (looked.append(len(features)), look(queries, features))[1],
+    )
+    cheetah_variants["published"].end_to_end(cheetah.make_inputs(cheetah_sizes, 3))
+    assert looked == [1] * 6  # three images, two looks
+
+
+def test_published_answers_end_with_the_first_row(cheetah, cheetah_sizes, cheetah_variants):
+    published = cheetah_variants["published"]
+    prompt = published.prompt(cheetah.make_inputs(cheetah_sizes, 2))
+    ids = published.cheetah.generate(prompt, 9, None)
+    eos = int(ids[0, 3])
+    first = ids[0].tolist().index(eos)
+    assert torch.equal(published.cheetah.generate(prompt, 9, eos), ids[:, : first + 1])
+
+
+def test_cheetah_table_shows_both_clocks_and_what_was_wanted(cheetah):
+    rows = [
+        {"work": work, "images": images, "threads": 1, "variant": name, "cpu_ms": ms, "wall_ms": ms}
+        for work, images in [*((work, 8) for work in cheetah.ONE_BY_ONE), ("batch", 28)]
+        for name, ms in {
+            "published": 30.0,
+            "polyptych": 20.0,
+            "polyptych+onednn": 10.0,
+            "polyptych+cached": 5.0,
+            "polyptych+onednn+cached": 5.0,
+            "polyptych+batch": 12.0,
+            "polyptych+onednn+batch": 12.0,
+        }.items()
+    ]
+    report = {
+        "command": "python benchmarks/cheetah.py",
+        "machine": cheetah.machine("cpu", [0.5, 1.25]),
+        "settings": {"repeats": 3},
+        "rows": rows,
+    }
+    text = cheetah.table(report)
+    assert text.count("| 8 | 30 | 20 (1.50×) | 10 (3.00×) | 5 (6.00×)") == 6
+    assert "| training step, cached | 3× | 6.00× | 6.00× | 6.00× | 6.00× |" in text
+    assert "| batch of 8 mixed prompts | 2× | 2.50× | 2.50× |" in text
 
 
 needs_onednn = pytest.mark.skipif(not onednn.is_available(), reason="PyTorch without oneDNN")
