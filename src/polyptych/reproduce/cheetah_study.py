@@ -39,6 +39,9 @@ from polyptych.training.supervised import train
 
 VARIANTS = ("backbone", "captions", "random", "discriminative")
 
+ALSO = {"random": ("captions",), "discriminative": ("captions", "random")}
+"""Rows 3 and 4 of the paper's table are compared with each other, too, and with the control."""
+
 EDITED: dict[str, Selection] = {"random": "random", "discriminative": "least_attended"}
 """Variants that learn from edited pictures -> which objects are edited."""
 
@@ -112,6 +115,7 @@ class CheetahWorkshop(Workshop):
 
     settings: CheetahSettings
     variants: ClassVar[tuple[str, ...]] = VARIANTS
+    also: ClassVar[Mapping[str, tuple[str, ...]]] = ALSO
 
     @property
     def tasks(self) -> tuple[str, ...]:

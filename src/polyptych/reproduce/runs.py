@@ -62,7 +62,7 @@ def _append(shop: Workshop, results: Path, record: dict[str, Any]) -> None:
     runs = sorted([*kept, record], key=lambda run: (run["purpose"], run["name"]))
     content = {
         "settings": asdict(shop.settings),
-        "summary": summarize(runs, shop.headline, shop.variants[0], shop.root),
+        "summary": summarize(runs, shop.headline, shop.variants[0], shop.root, shop.also),
         "runs": runs,
     }
     with write_aside(results) as file:

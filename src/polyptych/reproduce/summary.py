@@ -38,6 +38,7 @@ def summarize(
     headline: Mapping[str, Sequence[str]],
     baseline: str,
     root: Path,
+    also: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """``{condition: {task: {metric: {variant: {...}}}}}`` over the finished, tested runs.
 
@@ -46,7 +47,9 @@ def summarize(
         headline: The metrics wanted of each task.
         baseline: The variant that all others are compared with.
         root: The working folder; where runs have an ``items.json`` the bootstrap is added.
+        also: Variant -> further variants that it is compared with, under ``over``.
     """
+    also = also or {}
     tested = [run for run in runs if run["purpose"] != "grid"]
     summary: dict[str, Any] = {}
     for condition in sorted({_condition(run) for run in tested}):
@@ -54,7 +57,9 @@ def summarize(
         summary[condition] = {
             task: {
                 metric: {
-                    variant: _row(group, variant, baseline, task, metric, root)
+                    variant: _row(
+                        group, variant, (baseline, *also.get(variant, ())), task, metric, root
+                    )
                     for variant in sorted({run["variant"] for run in group})
                 }
                 for metric in metrics
@@ -72,29 +77,50 @@ def _condition(run: dict[str, Any]) -> str:
 def _row(
     group: Sequence[dict[str, Any]],
     variant: str,
-    baseline: str,
+    references: Sequence[str],
     task: str,
     metric: str,
     root: Path,
 ) -> dict[str, Any]:
-    own = {run["seed"]: run for run in group if run["variant"] == variant}
-    base = {run["seed"]: run for run in group if run["variant"] == baseline}
-    values = {seed: run["tasks"][task][metric] for seed, run in own.items()}
-    row: dict[str, Any] = mean_interval(list(values.values()))
+    """Mean of a variant; its gain over the first reference, and over the others."""
+    own = _by_seed(group, variant)
+    row: dict[str, Any] = mean_interval([run["tasks"][task][metric] for run in own.values()])
+    for place, reference in enumerate(references):
+        gain = _gain(own, _by_seed(group, reference), task, metric, root)
+        if reference == variant or gain is None:
+            continue
+        if place == 0:
+            row |= gain
+        else:
+            row.setdefault("over", {})[reference] = gain
+    return row
+
+
+def _by_seed(group: Sequence[dict[str, Any]], variant: str) -> dict[int, dict[str, Any]]:
+    return {run["seed"]: run for run in group if run["variant"] == variant}
+
+
+def _gain(
+    own: dict[int, Any], base: dict[int, Any], task: str, metric: str, root: Path
+) -> dict[str, Any] | None:
+    """What equal seeds differ in; None where they share no seed."""
     shared = sorted(own.keys() & base.keys())
-    if variant == baseline or not shared:
-        return row
+    if not shared:
+        return None
+    values = {seed: own[seed]["tasks"][task][metric] for seed in shared}
     before = {seed: base[seed]["tasks"][task][metric] for seed in shared}
-    row["gain"] = mean_interval([values[seed] - before[seed] for seed in shared])
+    found: dict[str, Any] = {
+        "gain": mean_interval([values[seed] - before[seed] for seed in shared])
+    }
     reference = float(np.mean(list(before.values())))
     if reference:
-        row["relative_gain_percent"] = {
-            key: 100 * row["gain"][key] / reference for key in ("mean", "low", "high")
+        found["relative_gain_percent"] = {
+            key: 100 * found["gain"][key] / reference for key in ("mean", "low", "high")
         }
     bootstrap = _paired(own, base, shared, task, metric, root)
     if bootstrap:
-        row["paired_bootstrap"] = bootstrap
-    return row
+        found["paired_bootstrap"] = bootstrap
+    return found
 
 
 def _paired(

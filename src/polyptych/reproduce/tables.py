@@ -2,7 +2,6 @@
 
 A document holds ``<!-- table: NAME -->`` and ``<!-- end -->``; what is between them is replaced.
 
-
 Command: ``python -m polyptych.reproduce.tables RESULTS_DIR DOCUMENT...``.
 """
 
@@ -12,12 +11,12 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from polyptych.files import write_aside
-from polyptych.reproduce.sam_variants import VARIANTS
+from polyptych.reproduce import cheetah_study, sam_variants
 
 _PERCENT = ("accuracy", "rouge", "bleu")
 """Metrics in 0..1 that are shown as percentages; CIDEr is shown x 100 as is customary."""
@@ -25,27 +24,45 @@ _PERCENT = ("accuracy", "rouge", "bleu")
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def main_table(results: Mapping[str, Any], budget: str) -> str:
-    """Every metric of one budget: mean of each variant with its interval, and the gains.
+Variants = Sequence[str]
+"""In the order of their columns, the baseline first."""
 
-    Columns: task, metric, then each variant as ``mean ± half width``; the gains over reading alone
-    with the p value of the paired bootstrap over items.
+
+def main_table(
+    results: Mapping[str, Any],
+    condition: str,
+    variants: Variants,
+    also: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Every metric under one condition: mean of each variant with its interval, and the gains.
+
+    Columns: task, metric, each variant as ``mean ± half width``; then the gains over the baseline
+    (and, where ``also`` names some, over others) with the p value of the paired bootstrap.
     """
-    head = ["task", "metric", *VARIANTS, "released gain", "paper gain"]
+    pairs: list[tuple[str, str | None]] = [(variant, None) for variant in variants[1:]]
+    pairs += [(variant, other) for variant, others in (also or {}).items() for other in others]
+    gains = [f"{variant} over {other or variants[0]}" for variant, other in pairs]
     rows = []
-    for task, metrics in results["summary"][budget].items():
-        for metric, variants in metrics.items():
-            cells = [_mean(variants.get(variant)) for variant in VARIANTS]
-            gains = [_gain(variants.get(variant)) for variant in VARIANTS[1:]]
-            rows.append([task.replace("_", " "), f"`{metric}`", *cells, *gains])
-    return _markdown(head, rows)
+    for task, metrics in results["summary"][condition].items():
+        for metric, found in metrics.items():
+            cells = [_mean(found.get(variant)) for variant in variants]
+            cells += [_gain(_over(found.get(variant), other)) for variant, other in pairs]
+            rows.append([task.replace("_", " "), f"`{metric}`", *cells])
+    return _markdown(["task", "metric", *variants, *gains], rows)
 
 
-def relative_table(results: Mapping[str, Any], budget: str) -> str:
+def _over(row: Mapping[str, Any] | None, reference: str | None) -> Mapping[str, Any] | None:
+    """The part of a summary's row that speaks of one reference; None stands for the baseline."""
+    if row is None or reference is None:
+        return row
+    return row.get("over", {}).get(reference)
+
+
+def relative_table(results: Mapping[str, Any], condition: str, variants: Variants) -> str:
     """The headline in the paper's terms: relative CIDEr gain over reading alone, in percent."""
     rows = []
-    for task, metrics in results["summary"][budget].items():
-        for variant in VARIANTS[1:]:
+    for task, metrics in results["summary"][condition].items():
+        for variant in variants[1:]:
             found = metrics["cider[coco]"].get(variant, {}).get("relative_gain_percent")
             if found:
                 low, high = found["low"], found["high"]
@@ -54,19 +71,28 @@ def relative_table(results: Mapping[str, Any], budget: str) -> str:
     return _markdown(["task", "variant", "CIDEr over reading alone (95 % interval)"], rows)
 
 
-def budget_table(results: Mapping[str, Any]) -> str:
-    """How accuracy moves with what a picture may say: one row per budget, task and metric."""
+def sweep_table(
+    results: Mapping[str, Any],
+    variants: Variants,
+    head: str,
+    conditions: Sequence[str],
+    chosen: Callable[[str], bool],
+) -> str:
+    """How results move over conditions: one row per condition, task and chosen metric."""
     rows = []
-    for budget, tasks in results["summary"].items():
-        for task, metrics in tasks.items():
-            for metric in ("cider[coco]", *(m for m in metrics if "accuracy" in m)):
-                cells = [_mean(metrics[metric].get(variant)) for variant in VARIANTS]
-                seeds = max(v["seeds"] for v in metrics[metric].values())
-                rows.append([budget, task.replace("_", " "), f"`{metric}`", *cells, str(seeds)])
-    return _markdown(["budget", "task", "metric", *VARIANTS, "seeds"], rows)
+    for condition in (name for name in conditions if name in results["summary"]):
+        for task, metrics in results["summary"][condition].items():
+            for metric in filter(chosen, metrics):
+                found = metrics[metric]
+                cells = [_mean(found.get(variant)) for variant in variants]
+                seeds = max(row["seeds"] for row in found.values())
+                rows.append([condition, task.replace("_", " "), f"`{metric}`", *cells, str(seeds)])
+    return _markdown([head, "task", "metric", *variants, "seeds"], rows)
 
 
-def breakdown_table(results: Mapping[str, Any], task: str, part: str, metric: str) -> str:
+def breakdown_table(
+    results: Mapping[str, Any], variants: Variants, task: str, part: str, metric: str
+) -> str:
     """One metric of the main runs over groups of test examples (``by_pictures`` and the like)."""
     groups: dict[str, dict[str, list[float]]] = {}
     counts: dict[str, int] = {}
@@ -76,13 +102,13 @@ def breakdown_table(results: Mapping[str, Any], task: str, part: str, metric: st
                 groups.setdefault(group, {}).setdefault(run["variant"], []).append(values[metric])
                 counts[group] = values["count"]
     rows = [
-        [group, str(counts[group]), *(_number(metric, _average(v.get(x, []))) for x in VARIANTS)]
+        [group, str(counts[group]), *(_number(metric, _average(v.get(x, []))) for x in variants)]
         for group, v in sorted(groups.items())
     ]
-    return _markdown([part.removeprefix("by_"), "examples", *VARIANTS], rows)
+    return _markdown([part.removeprefix("by_"), "examples", *variants], rows)
 
 
-def control_table(results: Mapping[str, Any], task: str, metric: str) -> str:
+def control_table(results: Mapping[str, Any], variants: Variants, task: str, metric: str) -> str:
     """A task with its own pictures, with pictures of other examples, and with none."""
     found: dict[str, dict[str, list[float]]] = {}
     for run in results["runs"]:
@@ -93,10 +119,10 @@ def control_table(results: Mapping[str, Any], task: str, metric: str) -> str:
                 row = found.setdefault(name.replace("_", " "), {})
                 row.setdefault(run["variant"], []).append(values[metric])
     rows = [
-        [name, *(_number(metric, _average(values.get(x, []))) for x in VARIANTS)]
+        [name, *(_number(metric, _average(values.get(x, []))) for x in variants)]
         for name, values in found.items()
     ]
-    return _markdown([f"`{metric}`", *VARIANTS], rows)
+    return _markdown([f"`{metric}`", *variants], rows)
 
 
 def _average(values: list[float]) -> float:
@@ -131,24 +157,67 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def all_tables(folder: Path) -> dict[str, str]:
     """Name -> table, for every results file that is there."""
-    tables = {}
-    if (folder / "sam.json").exists():
-        results = json.loads((folder / "sam.json").read_text())
-        budget = f"q{results['settings']['budget']['tokens']}"
-        tables["sam-main"] = main_table(results, budget)
-        tables["sam-relative"] = relative_table(results, budget)
-        tables["sam-budgets"] = budget_table(results)
-        factor, story = "factor_accuracy[storybook]", "name_accuracy[storybook]"
-        for part in ("by_pictures", "by_things", "by_factor"):
-            tables[f"sam-group-{part}"] = breakdown_table(results, "group_captioning", part, factor)
-        tables["sam-story-by_pictures"] = breakdown_table(
-            results, "storytelling", "by_pictures", story
-        )
-    if (folder / "sam_real.json").exists():
-        results = json.loads((folder / "sam_real.json").read_text())
-        budget = f"q{results['settings']['budget']['tokens']}"
-        tables["sam-real"] = main_table(results, budget)
-        tables["sam-real-controls"] = control_table(results, "african_storybook", "cider[coco]")
+    makers = {"sam": _sam, "sam_real": _sam_real, "cheetah": _cheetah}
+    tables: dict[str, str] = {}
+    for name, make in makers.items():
+        path = folder / f"{name}.json"
+        if path.exists():
+            tables |= make(json.loads(path.read_text()))
+    return tables
+
+
+def _sam(results: Mapping[str, Any]) -> dict[str, str]:
+    variants, budget = sam_variants.VARIANTS, f"q{results['settings']['budget']['tokens']}"
+    group = ("group_captioning", "factor_accuracy[storybook]")
+    story = ("storytelling", "name_accuracy[storybook]")
+    tables = {
+        "sam-main": main_table(results, budget, variants),
+        "sam-relative": relative_table(results, budget, variants),
+        "sam-budgets": sweep_table(
+            results,
+            variants,
+            "budget",
+            list(results["summary"]),
+            lambda metric: metric == "cider[coco]" or "accuracy" in metric,
+        ),
+    }
+    for part in ("by_pictures", "by_things", "by_factor"):
+        tables[f"sam-group-{part}"] = breakdown_table(results, variants, group[0], part, group[1])
+    tables["sam-story-by_pictures"] = breakdown_table(
+        results, variants, story[0], "by_pictures", story[1]
+    )
+    return tables
+
+
+def _sam_real(results: Mapping[str, Any]) -> dict[str, str]:
+    variants, budget = sam_variants.VARIANTS, f"q{results['settings']['budget']['tokens']}"
+    return {
+        "sam-real": main_table(results, budget, variants),
+        "sam-real-controls": control_table(results, variants, "african_storybook", "cider[coco]"),
+    }
+
+
+def _cheetah(results: Mapping[str, Any]) -> dict[str, str]:
+    variants, settings = cheetah_study.VARIANTS, results["settings"]
+    here = f"k{settings['placement']['layer']}"
+    layers = sorted(f"k{layer}" for layer in (*settings["layers"], settings["placement"]["layer"]))
+    shares = [*(f"{here}d{share:g}" for share in sorted(settings["shares"])), here]
+
+    def headline(metric: str) -> bool:
+        return metric == "cider[coco]" or "accuracy" in metric
+
+    tables = {
+        "cheetah-main": main_table(results, here, variants, cheetah_study.ALSO),
+        "cheetah-layers": sweep_table(results, variants, "layer", layers, headline),
+        "cheetah-shares": sweep_table(results, variants, "edited pictures", shares, headline),
+    }
+    for task, metric, parts in (
+        ("change_captioning", "change_accuracy[storybook]", ("by_salience", "by_change")),
+        ("detail_questions", "accuracy[detail]", ("by_salience", "by_question")),
+    ):
+        for part in parts:
+            name = f"cheetah-{task.partition('_')[0]}-{part}"
+            tables[name] = breakdown_table(results, variants, task, part, metric)
     return tables
 
 

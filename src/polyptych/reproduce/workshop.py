@@ -73,6 +73,8 @@ class Workshop(ABC):
 
     variants: ClassVar[tuple[str, ...]]
     """What is compared, the baseline first."""
+    also: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Variant -> what it is compared with besides the baseline."""
 
     @property
     @abstractmethod
