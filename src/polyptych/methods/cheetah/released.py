@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from tokenizers import normalizers
 from torch import Tensor
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
@@ -128,10 +129,18 @@ def released_example(instruction: str, target: str | None = None) -> Example:
 
 
 def released_tokenizer(folder: str | Path, variant: str = "vicuna") -> PreTrainedTokenizerFast:
-    """LLaMA's tokenizer as the published code sets it up: bos 1, eos 2, padding by variant."""
+    """LLaMA's tokenizer as the published code sets it up: bos 1, eos 2, padding by variant.
+
+    Every text gets a blank in front, also one that begins with a blank, as SentencePiece does it.
+    """
     special: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     special["pad_token"] = VARIANTS[variant].pad_token
     backend = LlamaTokenizer.from_pretrained(folder, **special).backend_tokenizer
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.pre_tokenizer = None  # which adds a blank only where there is none
+    backend.model.unk_token = "<unk>"  # transformers leaves this unset and drops unknown pieces
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
 
