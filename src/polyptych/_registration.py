@@ -29,6 +29,10 @@ def register() -> None:
     """Enter every model with its config and processor into the Auto classes (again: no effect)."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+    from polyptych.methods.camml.model import (
+        PolyptychCammlConfig,
+        PolyptychCammlForConditionalGeneration,
+    )
     from polyptych.methods.cheetah.linear import (
         PolyptychLinearCheetahConfig,
         PolyptychLinearCheetahForConditionalGeneration,
@@ -48,6 +52,7 @@ def register() -> None:
         (PolyptychSamConfig, PolyptychSamForConditionalGeneration),
         (PolyptychCheetahConfig, PolyptychCheetahForConditionalGeneration),
         (PolyptychLinearCheetahConfig, PolyptychLinearCheetahForConditionalGeneration),
+        (PolyptychCammlConfig, PolyptychCammlForConditionalGeneration),
     ):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModelForImageTextToText.register(config, model, exist_ok=True)

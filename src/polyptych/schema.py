@@ -110,6 +110,22 @@ class Example:
         return None
 
 
+class Shots(TypedDict, total=False):
+    """The retrieved examples of a batch, flat in the order of their examples; none is padding.
+
+    Either ``pixel_values`` or ``image_features`` is present when the shots have images. ``tokens``
+    stand in place of all but ``counts`` where a method has encoded the shots before.
+    """
+
+    counts: Tensor  # (B,) shots of each example
+    input_ids: Tensor  # (S, L) the shots' texts, padded on the right
+    attention_mask: Tensor  # (S, L)
+    image_counts: Tensor  # (S,) images of each shot
+    pixel_values: Tensor  # (I, 3, H, W) of the shots
+    image_features: Tensor  # (I, P, D_v) precomputed
+    tokens: Any  # what a method has made of the shots, in its own form
+
+
 class Batch(TypedDict, total=False):
     """What the collator makes and every model's ``forward`` takes, by these names.
 
@@ -128,6 +144,7 @@ class Batch(TypedDict, total=False):
     last_prompt: Tensor  # (B,) index in T of the last prompt token
     qformer_input_ids: Tensor  # (B, T_q) the instruction for an instruction-aware connector
     qformer_attention_mask: Tensor  # (B, T_q)
+    shots: Shots  # present where an example has any and the model reads them
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""CaMML: retrieved examples become a fixed number of context tokens."""
