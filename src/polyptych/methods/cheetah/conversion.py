@@ -12,7 +12,6 @@ The published model holds its Q-Former under two names, ``Qformer`` and
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -214,4 +213,4 @@ def write_released(model: PolyptychCheetahForConditionalGeneration, path: str | 
     """
     own = {name: model.get_parameter(name).detach() for name in PROJECTION_TENSORS + VPGC_TENSORS}
     with write_aside(path, binary=True) as file:
-        torch.save({"model": to_released(own)}, file, pickle_protocol=pickle.DEFAULT_PROTOCOL)
+        torch.save({"model": to_released(own)}, file)
