@@ -82,8 +82,8 @@ class Readout(nn.Module, ABC):
     """Asks visual tokens what is in their picture."""
 
     @abstractmethod
-    def loss(self, tokens: Float[Tensor, "n Q D_llm"], scenes: Sequence[Scene]) -> Tensor:
-        """Sum over the questions, mean over the pictures."""
+    def loss(self, tokens: Float[Tensor, "n Q D_llm"], truths: Sequence[Any]) -> Tensor:
+        """Sum over the questions, mean over the pictures; ``truths`` as the pictures came."""
 
 
 class FactReadout(Readout):
@@ -95,18 +95,18 @@ class FactReadout(Readout):
             nn.Flatten(), nn.LayerNorm(tokens * width), nn.Linear(tokens * width, len(FACTS))
         )
 
-    def loss(self, tokens: Float[Tensor, "n Q D_llm"], scenes: Sequence[Scene]) -> Tensor:
-        """Binary cross-entropy."""
-        target = torch.zeros(len(scenes), len(FACTS))
-        for row, scene in enumerate(scenes):
-            target[row, facts_of(scene)] = 1.0
+    def loss(self, tokens: Float[Tensor, "n Q D_llm"], truths: Sequence[Any]) -> Tensor:
+        """Binary cross-entropy; truths are scenes as JSON."""
+        target = torch.zeros(len(truths), len(FACTS))
+        for row, scene in enumerate(truths):
+            target[row, facts_of(scene_from_json(dict(scene)))] = 1.0
         logits = self.layers(tokens)
-        return binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(scenes)
+        return binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(truths)
 
 
 def teach_to_see(
     model: PolyptychBlip2ForConditionalGeneration,
-    pictures: Sequence[tuple[ImageRef, Mapping[str, Any]]],
+    pictures: Sequence[tuple[ImageRef, Any]],
     features: FeatureCache,
     make_readout: Callable[[int, int], Readout],
     *,
@@ -119,7 +119,7 @@ def teach_to_see(
 
     Args:
         model: The base; only its connector is changed.
-        pictures: Training pictures with their scenes (as JSON).
+        pictures: Training pictures, each with the truth that the readout asks for.
         features: Cached features of the pictures.
         make_readout: Visual tokens Q per picture and their width -> what is asked.
         steps: Optimizer steps.
@@ -153,8 +153,7 @@ def teach_to_see(
         seen = features.get([ref for ref, _ in chosen])
         with torch.autocast("cpu", torch.bfloat16):
             tokens = _tokens(model, seen)
-        scenes = [scene_from_json(dict(scene)) for _, scene in chosen]
-        loss = readout.loss(tokens.float(), scenes)
+        loss = readout.loss(tokens.float(), [truth for _, truth in chosen])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -16,7 +16,8 @@ choose each variant's learning rate on validation over one grid -> all seeds -> 
 smaller sets of edited pictures. Every run has a folder, resumes where it was killed, and is
 appended to the results file when it ends.
 
-Command: ``polyptych reproduce cheetah --out DIR [--quick]``.
+Command: ``polyptych reproduce cheetah --out DIR [--quick]``, and then, with ``--real DATA_DIR``,
+the same over NLVR (:mod:`polyptych.reproduce.cheetah_real`) with the rates chosen before.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from polyptych.reproduce.answers import cache_features
+from polyptych.reproduce.cheetah_backbone import cache_states, fresh_backbone, train_backbone
+from polyptych.reproduce.cheetah_real import REAL_SETTINGS, NlvrWorkshop
 from polyptych.reproduce.cheetah_study import (
+    EDITED,
     VARIANTS,
     CheetahSettings,
     CheetahWorkshop,
     Placement,
-    cache_states,
-    draw_edited,
-    fresh_backbone,
-    train_backbone,
 )
+from polyptych.reproduce.nlvr_encoder import train_box_encoder
 from polyptych.reproduce.runs import best_rates, execute_all, in_parallel
 from polyptych.reproduce.small_models import ENCODER
 from polyptych.reproduce.workshop import Run
@@ -47,6 +48,7 @@ def main(
     encoder: Path = ENCODER,
     workers: int = 2,
     settings: CheetahSettings | None = None,
+    real: Path | None = None,
 ) -> Path:
     """Run whatever is not done yet; returns the results file.
 
@@ -57,30 +59,50 @@ def main(
         encoder: Folder of the frozen vision encoder.
         workers: Runs at the same time, one thread each.
         settings: Sizes; default: the published study's.
+        real: Folder with the folder ``nlvr``: the study over its statements.
     """
-    settings = settings or CheetahSettings()
+    default = CheetahSettings() if real is None else REAL_SETTINGS
+    settings = settings or default
     if quick:
         settings = settings.quick()
-    shop = CheetahWorkshop(Path(out), settings, Path(encoder))
-    return run_study(shop, Path(results or shop.root / "cheetah.json"), workers)
+    drawn = CheetahWorkshop(Path(out), settings, Path(encoder))
+    results = Path(results or drawn.root / "cheetah.json")
+    if real is None:
+        return run_study(drawn, results, workers)
+    trained, source = Path(out) / "real" / "encoder", Path(real) / "nlvr"
+    if not (trained / "accuracy.json").exists():
+        train_box_encoder(source, Path(encoder), trained)
+    shop = NlvrWorkshop(trained.parent, settings, trained, source)
+    rates = best_rates(drawn, results)
+    return run_study(shop, shop.root / "cheetah_real.json", workers, rates)
 
 
-def run_study(shop: CheetahWorkshop, results: Path, workers: int) -> Path:
-    """All stages, skipping what is done."""
+def run_study(
+    shop: CheetahWorkshop,
+    results: Path,
+    workers: int,
+    rates: dict[str, float] | None = None,
+) -> Path:
+    """All stages, skipping what is done.
+
+    ``rates`` gives each trained variant's learning rate; without them the grid is run.
+    """
     settings = shop.settings
     model, processor = fresh_backbone(shop, 0)
     cache_features(shop, model, processor, shop.data.values())
     bases = sorted({shop.base_of(seed) for seed in settings.seeds})
     list(in_parallel(train_backbone, [(shop, base) for base in bases], workers))
     for base in bases:  # one after the other: they extend one cache of features
-        draw_edited(shop, base)
+        for variant in EDITED:
+            shop.edit(variant, base)
     here = settings.placement.layer
     cached = [(shop, base, here) for base in bases]
     cached += [(shop, shop.base_of(s), k) for k in settings.layers for s in settings.sweep_seeds]
     list(in_parallel(cache_states, sorted(set(cached), key=lambda c: c[1:]), workers))
 
-    execute_all(shop, grid(settings), results, workers)
-    rates = best_rates(shop, results) or dict.fromkeys(VARIANTS, settings.learning_rates[0])
+    if not rates:
+        execute_all(shop, grid(settings), results, workers)
+        rates = best_rates(shop, results) or dict.fromkeys(VARIANTS, settings.learning_rates[0])
     execute_all(shop, main_runs(settings, rates), results, workers)
     execute_all(shop, sweeps(settings, rates), results, workers)
     return results
@@ -100,7 +122,7 @@ def main_runs(settings: CheetahSettings, rates: dict[str, float]) -> list[Run]:
     """Every variant with every seed; the backbone is tested as it is."""
     return [
         Run(variant, seed, rates[variant], settings.steps, settings.placement, "main")
-        if variant in rates and variant != VARIANTS[0]
+        if variant != VARIANTS[0]
         else Run(variant, seed, 0.0, 0, settings.placement, "main")
         for seed in settings.seeds
         for variant in VARIANTS

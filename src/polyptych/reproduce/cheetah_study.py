@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from polyptych.data.records import read_records
@@ -20,22 +19,19 @@ from polyptych.methods.cheetah.model import (
     PolyptychCheetahConfig,
     PolyptychCheetahForConditionalGeneration,
 )
-from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
 from polyptych.models.checkpoint import load_model
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.reproduce.answers import cache_features, feature_cache
-from polyptych.reproduce.base import pictures_of, teach_to_see
-from polyptych.reproduce.cheetah_sets import MAKERS, asks_for_named, draw_set, edit_pictures
+from polyptych.reproduce.answers import cache_features
+from polyptych.reproduce.base import Readout, pictures_of
+from polyptych.reproduce.cheetah_sets import asks_for_named, draw_set, edit_pictures
 from polyptych.reproduce.detail_questions import detail_correct
-from polyptych.reproduce.salience import NAMED, CaptionReadout
-from polyptych.reproduce.small_models import build_processor, load_encoder, small_config
+from polyptych.reproduce.salience import CaptionReadout
 from polyptych.reproduce.workshop import GroupBy, Run, Workshop
+from polyptych.schema import ImageRef
 from polyptych.storybook import scoring
 from polyptych.storybook.vocabulary import Split
-from polyptych.training.data import TrainingData
 from polyptych.training.freezing import select_trainable
 from polyptych.training.recipe import DataRecipe, DataSource, OptimizerRecipe, Recipe
-from polyptych.training.supervised import train
 
 VARIANTS = ("backbone", "captions", "random", "discriminative")
 
@@ -116,6 +112,10 @@ class CheetahWorkshop(Workshop):
     settings: CheetahSettings
     variants: ClassVar[tuple[str, ...]] = VARIANTS
     also: ClassVar[Mapping[str, tuple[str, ...]]] = ALSO
+    readout: ClassVar[type[Readout]] = CaptionReadout
+    """What the task-agnostic Q-Former is asked."""
+    captioned: ClassVar[str] = "captions-train"
+    """Single pictures with captions; VPG-C learns from them, too."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -137,6 +137,32 @@ class CheetahWorkshop(Workshop):
                 seed = settings.data_seed
                 draw_set(path, name, split, count=count, seed=seed, things=settings.things)
         return paths
+
+    @property
+    def base_sets(self) -> tuple[str, ...]:
+        """What the backbone's language model learns from."""
+        return (self.captioned, *(f"{task}-train" for task in self.tasks))
+
+    def pictures(self) -> list[tuple[ImageRef, Any]]:
+        """What the Q-Former learns to see, with the truth that is asked for."""
+        return pictures_of([e for name in self.base_sets for e in read_records(self.data[name])])
+
+    def edit(self, variant: str, number: int) -> Path:
+        """Edit pictures for a variant by what a backbone overlooks."""
+        settings = self.settings
+        path = self.edited(variant, number)
+        model, processor = load_model(self.base(number))
+        edit_pictures(
+            path.parent,
+            model,
+            processor,
+            EDITED[variant],
+            count=settings.edited,
+            seed=settings.data_seed + 1,
+            things=settings.things,
+        )
+        cache_features(self, model, processor, [path])
+        return path
 
     def base_of(self, seed: int) -> int:
         """Number of the backbone that runs of a seed start from."""
@@ -229,7 +255,7 @@ class CheetahWorkshop(Workshop):
         """24 edited pairs and 64 captions in every step, or as many examples of captions only."""
         settings, number = self.settings, self.base_of(run.seed)
         captions = DataSource(
-            path=str(self.data["captions-train"]), weight=settings.captions_per_step
+            path=str(self.data[self.captioned]), weight=settings.captions_per_step
         )
         sources: tuple[DataSource, ...] = (captions,)
         if run.variant in EDITED:
@@ -269,96 +295,3 @@ def count_lines(path: Path) -> int:
     """Records of a JSONL file."""
     with open(path, "rb") as file:
         return sum(1 for _ in file)
-
-
-def train_backbone(shop: CheetahWorkshop, number: int) -> None:
-    """A Q-Former that is enough for captions, and a language model that reads it in all tasks."""
-    if shop.base(number).exists():
-        return
-    settings, data = shop.settings, shop.data
-    model, processor = fresh_backbone(shop, number)
-    names = [f"{name}-train" for name in MAKERS]
-    examples = [example for name in names for example in read_records(data[name])]
-    recipe = Recipe(
-        name=f"backbone-seed{number}",
-        trainable=("language_model",),
-        data=DataRecipe(
-            train=tuple(DataSource(path=str(data[name])) for name in names),
-            feature_cache=str(shop.features),
-        ),
-        optimizer=OptimizerRecipe(
-            learning_rate=settings.base_learning_rate,
-            warmup_steps=settings.base_steps // 20,
-            weight_decay=0.05,
-        ),
-        steps=settings.base_steps,
-        global_batch_size=settings.base_batch,
-        seed=number,
-        threads=1,
-        precision="bf16",
-        log_every=20,
-        save_every=500,
-        tensorboard=False,
-    )
-    with sdpa_kernel(SDPBackend.MATH):
-        teach_to_see(
-            model,
-            pictures_of(examples),
-            feature_cache(shop, model, processor),
-            CaptionReadout,
-            steps=settings.seeing_steps,
-            seed=number,
-        )
-        train(recipe, out=shop.base(number).parent, model=model, processor=processor)
-
-
-def fresh_backbone(
-    shop: CheetahWorkshop, number: int
-) -> tuple[PolyptychBlip2ForConditionalGeneration, PolyptychProcessor]:
-    """A backbone before its first step."""
-    torch.set_num_threads(1)
-    sets = [path for name, path in shop.data.items() if name.endswith("-train")]
-    processor = build_processor(shop.encoder, sets, 1 + NAMED)
-    torch.manual_seed(number)
-    layers = shop.settings.decoder_layers
-    config = PolyptychBlip2Config(
-        **small_config(shop.encoder, processor, decoder_layers=layers),
-        num_query_tokens=1 + NAMED,
-    )
-    model = PolyptychBlip2ForConditionalGeneration(config)
-    load_encoder(model, shop.encoder)
-    return model.eval(), processor
-
-
-def draw_edited(shop: CheetahWorkshop, number: int) -> None:
-    """The discriminative data of a backbone, with cached features."""
-    settings = shop.settings
-    model, processor = load_model(shop.base(number))
-    for variant, selection in EDITED.items():
-        path = shop.edited(variant, number)
-        edit_pictures(
-            path.parent,
-            model,
-            processor,
-            selection,
-            count=settings.edited,
-            seed=settings.data_seed + 1,
-            things=settings.things,
-        )
-        cache_features(shop, model, processor, [path])
-
-
-def cache_states(shop: CheetahWorkshop, number: int, layer: int) -> None:
-    """Compute once what enters layer k of a backbone, for all runs that start from it."""
-    torch.set_num_threads(1)
-    model, processor = shop.with_vpgc(number, layer)
-    paths = [shop.data["captions-train"], *(shop.edited(variant, number) for variant in EDITED)]
-    recipe = Recipe(
-        data=DataRecipe(
-            train=tuple(DataSource(path=str(path)) for path in paths),
-            feature_cache=str(shop.features),
-            state_cache=str(shop.states(number, layer)),
-        )
-    )
-    data = TrainingData(recipe)
-    data.states(model, processor, data.features(model, processor))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from polyptych.reproduce.base import Readout
-from polyptych.storybook.graph import Scene, Thing, ThingSpec, box_of
+from polyptych.storybook.graph import Scene, Thing, ThingSpec, box_of, scene_from_json
 from polyptych.storybook.tasks.base import StoryExample, build_example, first_accepted
 from polyptych.storybook.tasks.composition import draw_scene, pairs_of
 from polyptych.storybook.tasks.phrasing import with_article
@@ -107,8 +108,9 @@ class CaptionReadout(Readout):
         self.kind = nn.ModuleList(nn.Linear(width, len(_KINDS)) for _ in range(NAMED))
         self.color = nn.ModuleList(nn.Linear(width, len(COLORS)) for _ in range(NAMED))
 
-    def loss(self, tokens: Float[Tensor, "n Q D_llm"], scenes: Sequence[Scene]) -> Tensor:
-        """Cross-entropy of each part."""
+    def loss(self, tokens: Float[Tensor, "n Q D_llm"], truths: Sequence[Any]) -> Tensor:
+        """Cross-entropy of each part; truths are scenes as JSON."""
+        scenes = [scene_from_json(dict(scene)) for scene in truths]
         tokens = self.norm(tokens)
         parts = [(self.place(tokens[:, 0]), [list(PLACES).index(s.place) for s in scenes])]
         for rank in range(NAMED):

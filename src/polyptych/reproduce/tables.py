@@ -157,7 +157,12 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def all_tables(folder: Path) -> dict[str, str]:
     """Name -> table, for every results file that is there."""
-    makers = {"sam": _sam, "sam_real": _sam_real, "cheetah": _cheetah}
+    makers = {
+        "sam": _sam,
+        "sam_real": _sam_real,
+        "cheetah": _cheetah,
+        "cheetah_real": _cheetah_real,
+    }
     tables: dict[str, str] = {}
     for name, make in makers.items():
         path = folder / f"{name}.json"
@@ -219,6 +224,14 @@ def _cheetah(results: Mapping[str, Any]) -> dict[str, str]:
             name = f"cheetah-{task.partition('_')[0]}-{part}"
             tables[name] = breakdown_table(results, variants, task, part, metric)
     return tables
+
+
+def _cheetah_real(results: Mapping[str, Any]) -> dict[str, str]:
+    variants, here = cheetah_study.VARIANTS, f"k{results['settings']['placement']['layer']}"
+    return {
+        "cheetah-real": main_table(results, here, variants, cheetah_study.ALSO),
+        "cheetah-real-controls": control_table(results, variants, "statements", "accuracy[nlvr]"),
+    }
 
 
 def fill(document: Path, tables: Mapping[str, str]) -> int:

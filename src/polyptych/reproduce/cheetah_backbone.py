@@ -1,0 +1,90 @@
+"""The task-agnostic backbone of the Cheetah study, and what can be computed once from it."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
+from polyptych.models.processor import PolyptychProcessor
+from polyptych.reproduce.answers import feature_cache
+from polyptych.reproduce.base import teach_to_see
+from polyptych.reproduce.cheetah_study import EDITED, CheetahWorkshop
+from polyptych.reproduce.salience import NAMED
+from polyptych.reproduce.small_models import build_processor, load_encoder, small_config
+from polyptych.training.data import TrainingData
+from polyptych.training.recipe import DataRecipe, DataSource, OptimizerRecipe, Recipe
+from polyptych.training.supervised import train
+
+
+def train_backbone(shop: CheetahWorkshop, number: int) -> None:
+    """A Q-Former that is enough for captions, and a language model that reads it in all tasks."""
+    if shop.base(number).exists():
+        return
+    settings, data = shop.settings, shop.data
+    model, processor = fresh_backbone(shop, number)
+    recipe = Recipe(
+        name=f"backbone-seed{number}",
+        trainable=("language_model",),
+        data=DataRecipe(
+            train=tuple(DataSource(path=str(data[name])) for name in shop.base_sets),
+            feature_cache=str(shop.features),
+        ),
+        optimizer=OptimizerRecipe(
+            learning_rate=settings.base_learning_rate,
+            warmup_steps=settings.base_steps // 20,
+            weight_decay=0.05,
+        ),
+        steps=settings.base_steps,
+        global_batch_size=settings.base_batch,
+        seed=number,
+        threads=1,
+        precision="bf16",
+        log_every=20,
+        save_every=500,
+        tensorboard=False,
+    )
+    with sdpa_kernel(SDPBackend.MATH):
+        teach_to_see(
+            model,
+            shop.pictures(),
+            feature_cache(shop, model, processor),
+            shop.readout,
+            steps=settings.seeing_steps,
+            seed=number,
+        )
+        train(recipe, out=shop.base(number).parent, model=model, processor=processor)
+
+
+def fresh_backbone(
+    shop: CheetahWorkshop, number: int
+) -> tuple[PolyptychBlip2ForConditionalGeneration, PolyptychProcessor]:
+    """A backbone before its first step."""
+    torch.set_num_threads(1)
+    sets = [path for name, path in shop.data.items() if name.endswith("-train")]
+    processor = build_processor(shop.encoder, sets, 1 + NAMED)
+    torch.manual_seed(number)
+    layers = shop.settings.decoder_layers
+    config = PolyptychBlip2Config(
+        **small_config(shop.encoder, processor, decoder_layers=layers),
+        num_query_tokens=1 + NAMED,
+    )
+    model = PolyptychBlip2ForConditionalGeneration(config)
+    load_encoder(model, shop.encoder)
+    return model.eval(), processor
+
+
+def cache_states(shop: CheetahWorkshop, number: int, layer: int) -> None:
+    """Compute once what enters layer k of a backbone, for all runs that start from it."""
+    torch.set_num_threads(1)
+    model, processor = shop.with_vpgc(number, layer)
+    paths = [shop.data[shop.captioned], *(shop.edited(variant, number) for variant in EDITED)]
+    recipe = Recipe(
+        data=DataRecipe(
+            train=tuple(DataSource(path=str(path)) for path in paths),
+            feature_cache=str(shop.features),
+            state_cache=str(shop.states(number, layer)),
+        )
+    )
+    data = TrainingData(recipe)
+    data.states(model, processor, data.features(model, processor))
