@@ -35,7 +35,7 @@ class StopAtIds(StoppingCriteria):
     def __init__(self, stop_ids: Sequence[Sequence[int]], prompt_width: int) -> None:
         self.stop_ids, self.prompt_width = [torch.tensor(ids) for ids in stop_ids], prompt_width
 
-    def __call__(  # type: ignore[override]  # it names LongTensor and BoolTensor
+    def __call__(
         self, input_ids: Int[Tensor, "C L"], scores: Any, **kwargs: Any
     ) -> Bool[Tensor, " C"]:
         """Which rows have just ended."""
@@ -70,8 +70,8 @@ def released_generate(
         **settings: Of ``generate``, in place of those in :data:`SAMPLING`.
     """
     width = batch["input_ids"].shape[1]
-    generate: Any = model.generate
-    sequences = generate(
+    generator: Any = model  # transformers types its `self` by a protocol that no model meets
+    sequences = generator.generate(
         **batch,
         **{**SAMPLING, **settings},
         max_new_tokens=max_new_tokens,
