@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 if TYPE_CHECKING:  # the nouns themselves need no torch: reading data and `--help` stay fast
     from torch import Tensor
@@ -111,22 +111,36 @@ class Example:
 
 
 class Shots(TypedDict, total=False):
-    """The retrieved examples of a batch, flat in the order of their examples; none is padding.
+    """The part of a batch that speaks of retrieved examples; absent where no example has any.
 
-    Either ``pixel_values`` or ``image_features`` is present when the shots have images. ``tokens``
-    stand in place of all but ``counts`` where a method has encoded the shots before.
+    Shots lie flat in the order of their examples; none is padding. Either ``shot_pixel_values`` or
+    ``shot_image_features`` is present where they have images. The last four fields, what a model
+    has made of the shots before, stand in place of all but ``shot_counts``.
     """
 
-    counts: Tensor  # (B,) shots of each example
-    input_ids: Tensor  # (S, L) the shots' texts, padded on the right
-    attention_mask: Tensor  # (S, L)
-    image_counts: Tensor  # (S,) images of each shot
-    pixel_values: Tensor  # (I, 3, H, W) of the shots
-    image_features: Tensor  # (I, P, D_v) precomputed
-    tokens: Any  # what a method has made of the shots, in its own form
+    shot_counts: Tensor  # (B,) shots of each example
+    shot_input_ids: Tensor  # (S, L) the shots' texts, padded on the right
+    shot_attention_mask: Tensor  # (S, L)
+    shot_image_counts: Tensor  # (S,) images of each shot
+    shot_pixel_values: Tensor  # (I_S, 3, H, W)
+    shot_image_features: Tensor  # (I_S, P, D_v) precomputed
+    shot_vision_tokens: Tensor  # (N_S, D) flat over the shots
+    shot_vision_lengths: Tensor  # (S,)
+    shot_language_tokens: Tensor  # (M_S, D) flat over the shots
+    shot_language_lengths: Tensor  # (S,)
 
 
-class Batch(TypedDict, total=False):
+SHOT_FIELDS = tuple(Shots.__annotations__)
+"""Names of these fields."""
+
+
+def shots_of(fields: Mapping[str, Any]) -> Shots | None:
+    """What a batch says of shots; None where it has none."""
+    found = {name: fields[name] for name in SHOT_FIELDS if fields.get(name) is not None}
+    return cast("Shots", found) if found else None
+
+
+class Batch(Shots, total=False):
     """What the collator makes and every model's ``forward`` takes, by these names.
 
     The collator owns ``image_counts`` and ``last_prompt``; nobody guesses them later. Either
@@ -144,7 +158,6 @@ class Batch(TypedDict, total=False):
     last_prompt: Tensor  # (B,) index in T of the last prompt token
     qformer_input_ids: Tensor  # (B, T_q) the instruction for an instruction-aware connector
     qformer_attention_mask: Tensor  # (B, T_q)
-    shots: Shots  # present where an example has any and the model reads them
 
 
 @dataclass(frozen=True, slots=True)

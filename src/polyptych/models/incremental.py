@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from polyptych.connectors.connector import ConnectorOutput, join_images
 from polyptych.language.prefill import Prefill
-from polyptych.schema import Shots
+from polyptych.schema import shots_of
 
 
 @dataclass(slots=True)
@@ -72,8 +72,7 @@ class ReadsIncrementally:
         pixel_values: Float[Tensor, "I 3 H W"] | None = None,
         qformer_input_ids: Int[Tensor, "1 T_q"] | None = None,
         qformer_attention_mask: Int[Tensor, "1 T_q"] | None = None,
-        shots: Shots | None = None,
-        **unused: Any,
+        **others: Any,
     ) -> tuple[ModelOutput, PromptMemory]:
         """Read a prompt, given what is known of the last one.
 
@@ -84,8 +83,8 @@ class ReadsIncrementally:
             pixel_values: The images that have not been seen yet.
             qformer_input_ids: The instruction, for whom it concerns.
             qformer_attention_mask: Where it stands.
-            shots: Retrieved examples of the dialogue, for methods that read them.
-            **unused: Other fields of a batch; they say nothing new of a single row.
+            **others: Other fields of a batch: shots, for methods that read them; the rest says
+                nothing new of a single row.
 
         Returns:
             Logits of the last position and the cache, for ``generate(prompt_output=...)``; and the
@@ -95,7 +94,7 @@ class ReadsIncrementally:
             memory.images, pixel_values, qformer_input_ids, qformer_attention_mask
         )
         visual_mask = input_ids == self.config.image_token_id
-        inputs_embeds = self._embed(input_ids, visual_mask, shots)
+        inputs_embeds = self._embed(input_ids, visual_mask, shots_of(others))
         prefill = None
         if images is not None:
             counts = input_ids.new_tensor([len(images.tokens_per_image)])

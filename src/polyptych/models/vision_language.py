@@ -36,7 +36,7 @@ from polyptych.language.beam_cache import share_prompt
 from polyptych.language.prefill import Prefill
 from polyptych.language.splicing import embed_text, repeat_examples, splice_visual_tokens
 from polyptych.models.incremental import ReadsIncrementally
-from polyptych.schema import Shots
+from polyptych.schema import SHOT_FIELDS, Shots, shots_of
 from polyptych.vision.encoder import VisionEncoder
 
 PREFILL_INPUTS = (
@@ -46,7 +46,7 @@ PREFILL_INPUTS = (
     "last_prompt",
     "qformer_input_ids",
     "qformer_attention_mask",
-    "shots",
+    *SHOT_FIELDS,
 )
 """What is read while the prompt is read, and never again during cached decoding."""
 
@@ -205,7 +205,6 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         lower_states: Float[Tensor, "B T D_llm"] | None = None,
-        shots: Shots | None = None,
         return_intermediates: bool = False,
         **kwargs: Any,
     ) -> VisionLanguageOutput:
@@ -214,7 +213,8 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
         Rows are examples (C = B), but in a beam search without a cache (C = beams x B). L counts
         what the cache holds, too. Returns logits (C, T, V) (or only the last ``logits_to_keep``),
         the mean cross-entropy over labelled positions, the cache, and the named intermediates when
-        asked for. With ``lower_states`` steps 1, 2 and the lower half of step 3 have been done
+        asked for. The fields of :class:`polyptych.schema.Shots` are for methods that read retrieved
+        examples. With ``lower_states`` steps 1, 2 and the lower half of step 3 have been done
         before; see :meth:`_decode_above`.
 
         Raises:
@@ -234,7 +234,7 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
                 kwargs.get("num_items_in_batch"),
             )
         record: dict[str, Tensor] | None = {} if return_intermediates else None
-        inputs_embeds = self._embed(input_ids, visual_mask, shots, record)
+        inputs_embeds = self._embed(input_ids, visual_mask, shots_of(kwargs), record)
         prefill = None
         if pixel_values is not None or image_features is not None:
             connected = self.encode_images(
@@ -302,7 +302,7 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
         """Word embeddings of the rows; where shots become context is for methods that read them."""
         if shots is not None:
             raise PolyptychError(
-                f"a {self.config.model_type} reads no shots; {int(shots['counts'].sum())} came"
+                f"a {self.config.model_type} reads no shots; {int(shots['shot_counts'].sum())} came"
             )
         return embed_text(self.get_input_embeddings(), input_ids, visual_mask)
 
@@ -337,6 +337,11 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
     #
     # The types are ignored where transformers asks of `self` a protocol that no model meets, and
     # where a signature says less than the one it stands for.
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        """Typos are caught by the names that ``forward`` lists; shots come as a group."""
+        named = {name: v for name, v in model_kwargs.items() if name not in SHOT_FIELDS}
+        super()._validate_model_kwargs(named)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self,

@@ -117,51 +117,43 @@ class PolyptychCammlForConditionalGeneration(PolyptychLlavaForConditionalGenerat
 
     def encode_shots(
         self,
-        input_ids: Int[Tensor, "S L"],
-        attention_mask: Int[Tensor, "S L"],
-        image_counts: Int[Tensor, " S"],
-        pixel_values: Float[Tensor, "I 3 H W"] | None = None,
-        image_features: Float[Tensor, "I P D_v"] | None = None,
-        counts: Int[Tensor, " B"] | None = None,
+        shot_input_ids: Int[Tensor, "S L"],
+        shot_attention_mask: Int[Tensor, "S L"],
+        shot_image_counts: Int[Tensor, " S"],
+        shot_pixel_values: Float[Tensor, "I 3 H W"] | None = None,
+        shot_image_features: Float[Tensor, "I P D_v"] | None = None,
+        shot_counts: Int[Tensor, " B"] | None = None,
     ) -> ShotTokens:
-        """What the Vision and the Language Perceiver make of each shot: the fields of ``Shots``.
+        """What the Vision and the Language Perceiver make of each shot; takes what a batch says.
 
         It depends on the shot alone, hence can be computed once per datastore entry; but under
-        ``released`` with ``counts``, where it also depends on the batch.
+        ``released`` with ``shot_counts``, where it depends on the batch, too.
 
         Raises:
-            PolyptychError: If images and ``image_counts`` differ in number, or a shot has no image
-                under ``released``.
+            PolyptychError: If images and ``shot_image_counts`` differ in number, or a shot has no
+                image under ``released``.
         """
-        visible = attention_mask.bool()
+        visible = shot_attention_mask.bool()
         if self.config.behavior == "released":
-            without = int((image_counts == 0).sum())
+            without = int((shot_image_counts == 0).sum())
             if without:
                 raise PolyptychError(
-                    f"{without} of {len(image_counts)} shots have no image; the released CaMML "
-                    "needs 1 in each"
+                    f"{without} of {len(shot_image_counts)} shots have no image; the released "
+                    "CaMML needs 1 in each"
                 )
-            if counts is not None:
-                visible = leaked_mask(attention_mask, counts)
-        words = self.get_input_embeddings()(input_ids)
+            if shot_counts is not None:
+                visible = leaked_mask(shot_attention_mask, shot_counts)
+        words = self.get_input_embeddings()(shot_input_ids)
         visual_tokens = words.new_zeros(0, words.shape[-1])
-        visual_lengths = torch.zeros_like(image_counts)
-        if pixel_values is not None or image_features is not None:
-            connected = self.encode_images(pixel_values, image_features, image_counts)
+        visual_lengths = torch.zeros_like(shot_image_counts)
+        if shot_pixel_values is not None or shot_image_features is not None:
+            connected = self.encode_images(
+                shot_pixel_values, shot_image_features, shot_image_counts
+            )
             visual_tokens = connected.visual_tokens
-            images = connected.tokens_per_image.split(image_counts.tolist())
+            images = connected.tokens_per_image.split(shot_image_counts.tolist())
             visual_lengths = torch.stack([lengths.sum() for lengths in images])
         return self.camml.read_shots(visual_tokens, visual_lengths, words, visible)
-
-    def _encode(self, shots: Shots) -> ShotTokens:
-        return self.encode_shots(
-            shots["input_ids"],
-            shots["attention_mask"],
-            shots["image_counts"],
-            shots.get("pixel_values"),
-            shots.get("image_features"),
-            shots["counts"],
-        )
 
     def _embed(
         self,
@@ -181,11 +173,12 @@ class PolyptychCammlForConditionalGeneration(PolyptychLlavaForConditionalGenerat
                 trained = [p for p in self.camml.parameters() if p.requires_grad]
                 embeddings = embeddings + 0.0 * sum(p.sum() for p in trained)
             return embeddings
-        counts = shots["counts"]
-        tokens = shots["tokens"] if "tokens" in shots else self._encode(shots)
+        counts, tokens = shots["shot_counts"], ShotTokens.of(shots)
+        if tokens is None:
+            tokens = self.encode_shots(**shots)  # type: ignore[misc]  # none of a ShotTokens'
         if int(counts.sum()) != len(tokens):
             raise PolyptychError(
-                f"counts speak of {int(counts.sum())} shots, {len(tokens)} were given"
+                f"shot_counts speak of {int(counts.sum())} shots, {len(tokens)} were given"
             )
         context = self.camml.context_tokens(tokens, counts)
         if record is not None:

@@ -106,7 +106,7 @@ class Golden:
             attention_mask=mask,
             image_counts=counts.long(),
             pixel_values=self.values["images"][counts],
-            shots=self.shots_of(range(2)),
+            **self.shots_of(range(2)),
         )
 
     def single(self, row: int) -> Batch:
@@ -117,7 +117,7 @@ class Golden:
             input_ids=ids[:, there],
             labels=labels[:, there],
             attention_mask=mask[:, there],
-            shots=self.shots_of([row]),
+            **self.shots_of([row]),
         )
         if bool((ids == self.model.config.image_token_id).any()):
             batch["pixel_values"] = self.values["images"][row : row + 1]
@@ -162,11 +162,11 @@ class Golden:
         ids = pad_sequence(texts, batch_first=True, padding_value=PAD)
         lengths = torch.tensor([len(text) for text in texts])
         return Shots(
-            counts=torch.tensor([self.shots for _ in rows]),
-            input_ids=ids,
-            attention_mask=(torch.arange(ids.shape[1]) < lengths[:, None]).long(),
-            image_counts=torch.ones(len(texts), dtype=torch.long),
-            pixel_values=torch.cat([self.values["images_ret"][row] for row in rows]),
+            shot_counts=torch.tensor([self.shots for _ in rows]),
+            shot_input_ids=ids,
+            shot_attention_mask=(torch.arange(ids.shape[1]) < lengths[:, None]).long(),
+            shot_image_counts=torch.ones(len(texts), dtype=torch.long),
+            shot_pixel_values=torch.cat([self.values["images_ret"][row] for row in rows]),
         )
 
     def _text_mask(self, shot: int, row: int) -> Tensor:
@@ -236,7 +236,7 @@ def stages(golden: Golden) -> Values:
     )
     with _parts(model) as parts:
         tokens = model.encode_shots(**shots)
-        model.camml.context_tokens(tokens, shots["counts"])
+        model.camml.context_tokens(tokens, shots["shot_counts"])
     patches = model.config.tokens_per_image
     ours = {
         "vision_tower.call0": parts.pop("vision_tower"),
@@ -332,7 +332,7 @@ def generation(golden: Golden) -> Tensor:
         attention_mask=torch.ones_like(ids)[None],
         pixel_values=golden.values["images"][:1],
         image_counts=torch.ones(1, dtype=torch.long),
-        shots=golden.shots_of([0]),
+        **golden.shots_of([0]),
         do_sample=False,
         max_new_tokens=NEW_TOKENS,
         pad_token_id=PAD,

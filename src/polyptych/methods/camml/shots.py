@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from polyptych.schema import Shots
+
 
 @dataclass(frozen=True, slots=True)
 class ShotTokens:
@@ -30,6 +32,28 @@ class ShotTokens:
 
     def __len__(self) -> int:
         return len(self.vision_lengths)
+
+    @classmethod
+    def of(cls, shots: Shots) -> ShotTokens | None:
+        """Those that a batch brings; None where it brings the shots themselves."""
+        if "shot_vision_tokens" not in shots:
+            return None
+        return cls(
+            shots["shot_vision_tokens"],
+            shots["shot_vision_lengths"],
+            shots["shot_language_tokens"],
+            shots["shot_language_lengths"],
+        )
+
+    def as_inputs(self, shot_counts: Int[Tensor, " B"]) -> Shots:
+        """As a batch brings them."""
+        return Shots(
+            shot_counts=shot_counts,
+            shot_vision_tokens=self.vision,
+            shot_vision_lengths=self.vision_lengths,
+            shot_language_tokens=self.language,
+            shot_language_lengths=self.language_lengths,
+        )
 
     def split(self) -> list[ShotTokens]:
         """Each shot by itself, as a datastore keeps it."""
