@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.demon.commands import add_commands as add_demon_commands
 from polyptych.methods.cheetah.commands import DISCRIMINATE_EXAMPLE, discriminative
+from polyptych.retrieval.commands import add_commands as add_index_commands
 
 USER_ERROR = 2
 """Exit code of everything a user can cause, as of a wrong option."""
@@ -106,6 +107,12 @@ cheetah_app = _app(
 cheetah_app.command("discriminate", epilog=example(DISCRIMINATE_EXAMPLE))(discriminative)
 cheetah_app.callback()(lambda: None)  # with one command alone typer would drop its name
 app.add_typer(cheetah_app, name="cheetah")
+index_app = _app(
+    "Retrieval: index examples by picture or text, and find those nearest to a question.",
+    "polyptych index build data/facts --out data/facts.index",
+)
+add_index_commands(index_app, example)
+app.add_typer(index_app, name="index")
 
 
 ModelOption = Annotated[
@@ -385,7 +392,7 @@ def score(
 
 @app.command(epilog=example("polyptych parity sam golden/sam --case a"))
 def parity(
-    method: Annotated[str, typer.Argument(help="The method: sam or cheetah.")],
+    method: Annotated[str, typer.Argument(help="The method: sam, cheetah or camml.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with its golden data.")],
     case: Annotated[str, typer.Option(help="The golden case in it.")] = "a",
     dump: Annotated[

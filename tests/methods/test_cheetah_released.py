@@ -24,6 +24,7 @@ from polyptych.methods.cheetah.released import (
     training_content,
 )
 from polyptych.methods.cheetah.released_generation import released_generate, released_texts
+from polyptych.models.checkpoint import load_processor
 from polyptych.schema import IGNORE_INDEX, ImageBlock
 from polyptych.testing import TINY_IMAGE_SIZE, TINY_QUERIES, tiny_cheetah
 
@@ -175,6 +176,16 @@ def test_a_processor_lays_published_rows(folder: Path, variant: str) -> None:
     ends = {"vicuna": "###", "llama2": ""}[variant]
     answers = [reference.encode(text + ends) for text in ("a dog", "the red ball")]
     assert learned == [ids + ([2] if variant == "llama2" else []) for ids in answers]
+
+
+def test_a_saved_processor_makes_the_same_rows(folder: Path, tmp_path: Path) -> None:
+    ours = released_processor(released_tokenizer(folder), image_token_id=340, tokens_per_image=2)
+    ours.save_pretrained(tmp_path)
+    loaded = load_processor(tmp_path)
+    for asked in ("<image> first <image>", " zebra é  what"):
+        example = released_example(asked)
+        assert loaded.encode(example, with_target=False) == ours.encode(example, with_target=False)
+    assert loaded.pad_token_id == 2 and loaded.template == "vicuna_v0"
 
 
 # --- answers -------------------------------------------------------------------------------------
