@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from polyptych.language.tokenizer import IMAGE_TOKEN, train_tokenizer
+from polyptych.methods.camml.model import (
+    PolyptychCammlConfig,
+    PolyptychCammlForConditionalGeneration,
+)
 from polyptych.methods.cheetah.model import (
     PolyptychCheetahConfig,
     PolyptychCheetahForConditionalGeneration,
@@ -30,6 +35,8 @@ from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
 
 TINY_QUERIES = 3
 TINY_IMAGE_SIZE = 28
+TINY_CONTEXT = 1024
+"""Positions of a model whose questions have preambles."""
 
 _TEXTS = [
     "what do these pictures have in common?",
@@ -155,6 +162,41 @@ def tiny_llava_processor(**settings: Any) -> PolyptychProcessor:
     )
 
 
+def tiny_camml(
+    decoder: str = "llama",
+    vision: str = "clip_vision_model",
+    *,
+    seed: int = 0,
+    **config: Any,
+) -> PolyptychCammlForConditionalGeneration:
+    """A CaMML with 2 x 3 context tokens; its weights are drawn large, so that shots are felt."""
+    torch.manual_seed(seed)
+    parts = _tiny_parts(decoder, vision)
+    sizes = parts.pop("qformer_config") | {"num_hidden_layers": 2}
+    for name in ("max_position_embeddings", "n_positions"):
+        if name in parts["text_config"]:  # a question with shots has a preamble
+            parts["text_config"][name] = TINY_CONTEXT
+    parts = {**parts, "perceiver_config": sizes, **config}
+    model = PolyptychCammlForConditionalGeneration(PolyptychCammlConfig(**parts))
+    for parameter in model.camml.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def tiny_camml_processor(**settings: Any) -> PolyptychProcessor:
+    """Its processor; the context's places have the first id outside the vocabulary."""
+    outside = len(tiny_processor().tokenizer)
+    return tiny_llava_processor(
+        **{
+            "context_tokens": 2 * TINY_QUERIES,
+            "context_token_id": outside,
+            "max_length": TINY_CONTEXT,
+            **settings,
+        }
+    )
+
+
 def _tiny_parts(decoder: str, vision: str) -> dict[str, Any]:
     """The config of a tiny BLIP-2 base."""
     tokenizer = tiny_processor().tokenizer
@@ -229,3 +271,28 @@ def tiny_examples(count: int, image_counts: tuple[int, ...] = (2, 3, 1, 0)) -> l
             )
         )
     return examples
+
+
+def tiny_shot_examples(
+    count: int,
+    shot_counts: tuple[int, ...] = (1, 3, 0, 2),
+    image_counts: tuple[int, ...] = (1, 0, 1, 2),
+) -> list[Example]:
+    """Examples with shots of one image each, whose texts differ in length."""
+    examples = tiny_examples(count, image_counts)
+    texts = ("a red ball.", "the dog sleeps under the tree.", "mia runs.")
+    result = []
+    for index, example in enumerate(examples):
+        shots = tuple(
+            Example(
+                id=f"shot-{index}-{number}",
+                messages=(
+                    Message("user", (ImageBlock(), TextBlock("what is it?"))),
+                    Message("assistant", (TextBlock(texts[(index + number) % 3]),)),
+                ),
+                images=(tiny_image(100 + 10 * index + number),),
+            )
+            for number in range(shot_counts[index % len(shot_counts)])
+        )
+        result.append(replace(example, shots=shots))
+    return result

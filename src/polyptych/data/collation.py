@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from polyptych.data.images import load_image
 from polyptych.data.tokenization import EncodedExample
-from polyptych.schema import IGNORE_INDEX, Batch, Example, ImageRef
+from polyptych.schema import IGNORE_INDEX, Batch, Example, ImageRef, Shots
 
 
 class SupportsEncoding(Protocol):
@@ -45,6 +46,13 @@ class SupportsStates(Protocol):
         """States (B, T, D) of the examples' rows, padded on the right."""
 
 
+class SupportsShots(Protocol):
+    """What the collator needs of a store of encoded shots."""
+
+    def get(self, shots: Sequence[Example]) -> Shots:
+        """The four fields of what a model has made of these shots."""
+
+
 class Collator:
     """``list[Example] -> Batch``; runs in the data loader's worker processes.
 
@@ -54,6 +62,7 @@ class Collator:
             ``generate`` can go on from.
         features: Where frozen image features are read from instead of decoding images.
         states: Where the states that enter a decoder layer are read from (training rows only).
+        shots: Where a model's encoded shots are read from instead of their texts and images.
     """
 
     def __init__(
@@ -63,23 +72,55 @@ class Collator:
         training: bool,
         features: SupportsFeatures | None = None,
         states: SupportsStates | None = None,
+        shots: SupportsShots | None = None,
     ) -> None:
         self.processor, self.training = processor, training
-        self.features, self.states = features, states
+        self.features, self.states, self.shots = features, states, shots
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Make the batch; keys and shapes in :class:`polyptych.schema.Batch`."""
         encoded = [self.processor.encode(e, with_target=self.training) for e in examples]
         batch = self.pad(encoded)
-        refs = [(example, ref) for example in examples for ref in example.images]
+        refs = [(f"example {e.id}", ref) for e in examples for ref in e.images]
         if refs and self.features is not None:
             batch["image_features"] = self.features.get([ref for _, ref in refs])
         elif refs:
-            images = [load_image(ref, where=f"example {example.id}") for example, ref in refs]
-            batch["pixel_values"] = self.processor.pixels(images)
+            batch["pixel_values"] = self._pixels(refs)
+        if any(row.shots for row in encoded):
+            batch.update(self._read_shots(examples, encoded))
         if self.states is not None:
             batch["lower_states"] = self.states.states(examples, encoded)
         return batch
+
+    def _pixels(self, refs: Sequence[tuple[str, ImageRef]]) -> Tensor:
+        return self.processor.pixels([load_image(ref, where=where) for where, ref in refs])
+
+    def _read_shots(self, examples: Sequence[Example], encoded: Sequence[EncodedExample]) -> Shots:
+        """All shots of all examples, flat, padded on the right to the longest text."""
+        counts = torch.tensor([len(row.shots) for row in encoded])
+        owners = [
+            (e, shot)
+            for e, row in zip(examples, encoded, strict=True)
+            if row.shots
+            for shot in e.shots
+        ]
+        if self.shots is not None:
+            return Shots(shot_counts=counts, **self.shots.get([shot for _, shot in owners]))
+        texts = [torch.tensor(ids) for row in encoded for ids in row.shots]
+        lengths = torch.tensor([len(text) for text in texts])
+        ids = pad_sequence(texts, batch_first=True, padding_value=self.processor.pad_token_id)
+        shots = Shots(
+            shot_counts=counts,
+            shot_input_ids=ids,
+            shot_attention_mask=(torch.arange(ids.shape[1]) < lengths[:, None]).long(),
+            shot_image_counts=torch.tensor([len(shot.images) for _, shot in owners]),
+        )
+        refs = [(f"example {e.id}, shot {s.id}", ref) for e, s in owners for ref in s.images]
+        if refs and self.features is not None:
+            shots["shot_image_features"] = self.features.get([ref for _, ref in refs])
+        elif refs:
+            shots["shot_pixel_values"] = self._pixels(refs)
+        return shots
 
     def pad(self, encoded: Sequence[EncodedExample]) -> Batch:
         """Pad rows to the longest.

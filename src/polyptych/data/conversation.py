@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from polyptych.schema import ImageBlock, Message, TextBlock
+from polyptych.schema import Block, ImageBlock, Message, TextBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,8 @@ class Segment:
 
     text: str | None
     is_target: bool = False
+    is_context: bool = False
+    """The place of what the example's shots become; ``text`` is None here, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,56 @@ TEMPLATES = {
 }
 
 
-def render(messages: Sequence[Message], template: str, *, with_target: bool) -> list[Segment]:
+@dataclass(frozen=True, slots=True)
+class ContextTemplate:
+    """How a question says that it has shots, and how a shot's turns become one text."""
+
+    before: str
+    """What the question begins with, before the context tokens."""
+    after: str
+    """What follows these."""
+    with_image: str = "The image for this question: "
+    """Before the image, which moves to the front where it is the only one."""
+    after_image: str = "\nThe question is: "
+    with_images: str = "The images are part of the question. The question is: "
+    """Before a question of several images, which stay where they are."""
+    without_image: str = "There is no image for this question. The question is: "
+    between_turns: str = "\n"
+    """Between the turns of a shot."""
+
+
+def _context_template(kind: str, space: str = " ", between_turns: str = "\n") -> ContextTemplate:
+    """The published wording; ``space`` is missing in the released code."""
+    return ContextTemplate(
+        before="This is the useful context information for this question: ",
+        after=(
+            f", which contains previous {kind}question answering examples, please use this "
+            f"context information to answer{space}the following {kind}question. "
+        ),
+        between_turns=between_turns,
+    )
+
+
+CONTEXT_TEMPLATES = {
+    "instruction": _context_template(""),
+    "science": _context_template("scientific "),
+    "released_instruction": _context_template("", space="", between_turns=""),
+    "released_science": _context_template("scientific ", space="", between_turns=""),
+}
+
+
+def shot_text(messages: Sequence[Message], context: str) -> str:
+    r"""All that is said in a shot, without its images and without roles.
+
+    ``[user: image "What is it?"], "A dog." -> "What is it?\nA dog."``
+    """
+    texts = (message.text.strip() for message in messages)
+    return CONTEXT_TEMPLATES[context].between_turns.join(text for text in texts if text)
+
+
+def render(
+    messages: Sequence[Message], template: str, *, with_target: bool, context: str | None = None
+) -> list[Segment]:
     r"""Lay the turns out in a row.
 
     Without target, the last answer is left out and the row ends where the model has to speak::
@@ -96,9 +147,16 @@ def render(messages: Sequence[Message], template: str, *, with_target: bool) -> 
         the same, "vicuna_v1"  ->  "A chat … USER: " <image> "\nWhat is it? ASSISTANT:"
 
     Neighboring text pieces are joined, so that a tokenizer sees whole words.
+
+    Args:
+        messages: The turns.
+        template: Name in :data:`TEMPLATES`.
+        with_target: Whether the last answer belongs to the row.
+        context: Name in :data:`CONTEXT_TEMPLATES`, where the first question has shots.
     """
     parts = TEMPLATES[template]
     turns = list(messages)
+    first = next((turn for turn in turns if turn.role == "user"), None)
     if not with_target and turns and turns[-1].role == "assistant":
         turns = turns[:-1]
     pieces: list[Segment] = [Segment(parts.start)]
@@ -111,7 +169,12 @@ def render(messages: Sequence[Message], template: str, *, with_target: bool) -> 
         is_system = message.role == "system" and bool(parts.system)
         before = parts.before_assistant if answers else "" if is_system else parts.before_user
         pieces.append(Segment(before))
-        pieces += [Segment(text, is_target=answers) for text in _texts(message, parts)]
+        content: Sequence[Block] = message.content
+        if context is not None and message is first:
+            asked = CONTEXT_TEMPLATES[context]
+            pieces += [Segment(asked.before), Segment(None, is_context=True)]
+            content = _after_context(message, asked)
+        pieces += [Segment(text, is_target=answers) for text in _texts(content, parts)]
         if answers and parts.answer_end is not None:
             pieces.append(Segment(parts.answer_end, is_target=True))
         if is_system:
@@ -121,10 +184,20 @@ def render(messages: Sequence[Message], template: str, *, with_target: bool) -> 
     return _join(pieces)
 
 
-def _texts(message: Message, parts: Template) -> Iterator[str | None]:
-    """The message's pieces of text, None for an image."""
+def _after_context(message: Message, asked: ContextTemplate) -> list[Block]:
+    """The question as it goes on behind the context tokens."""
+    if message.image_count == 0:
+        return [TextBlock(asked.after + asked.without_image), *message.content]
+    if message.image_count > 1:
+        return [TextBlock(asked.after + asked.with_images), *message.content]
+    question = TextBlock(asked.after_image + message.text.strip())
+    return [TextBlock(asked.after + asked.with_image), ImageBlock(), question]
+
+
+def _texts(content: Sequence[Block], parts: Template) -> Iterator[str | None]:
+    """A message's pieces of text, None for an image."""
     leading = True
-    for block, following in zip(message.content, (*message.content[1:], None), strict=True):
+    for block, following in zip(content, (*content[1:], None), strict=True):
         if isinstance(block, ImageBlock):
             yield parts.before_image
             yield None

@@ -117,6 +117,8 @@ def _token_lines(encoded: EncodedExample, processor: Any) -> Iterator[str]:
     def kind(index: int) -> str:
         if ids[index] == processor.image_token_id:
             return "image"
+        if ids[index] == processor.context_token_id:
+            return "context"
         return "prompt" if labels[index] == IGNORE_INDEX else "learned"
 
     for name, run in groupby(range(len(ids)), key=kind):
@@ -132,6 +134,8 @@ def _token_lines(encoded: EncodedExample, processor: Any) -> Iterator[str]:
 def _words(kind: str, tokens: Sequence[int], processor: Any) -> str:
     if kind == "image":  # its id may lie outside the vocabulary
         return f"{processor.image_token} x {len(tokens)}"
+    if kind == "context":
+        return f"<context> x {len(tokens)}"
     return " ".join(processor.tokenizer.convert_ids_to_tokens(list(tokens)))
 
 

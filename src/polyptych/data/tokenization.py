@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from polyptych.data.conversation import TEMPLATES, Segment, render
+from polyptych.data.conversation import TEMPLATES, Segment, render, shot_text
 from polyptych.errors import PolyptychError
 from polyptych.schema import IGNORE_INDEX, Example
 
@@ -38,6 +38,12 @@ class TokenizationSettings:
     """Limit on the answer, cut from its end (released: 256)."""
     max_instruction_tokens: int = 128
     """Limit on what the Q-Former reads of the instruction."""
+    context_tokens: int = 0
+    """Placeholders in a row whose example has shots, however many; 0: shots are not read."""
+    context_template: str = "instruction"
+    """Name in :data:`polyptych.data.conversation.CONTEXT_TEMPLATES`."""
+    max_shot_tokens: int = 2048
+    """Limit on a shot's text, cut from its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,8 @@ class EncodedExample:
     visual_prefix: int
     """Leading placeholders in the ``images_first`` layout; 0 otherwise."""
     cut: str = ""
+    shots: tuple[list[int], ...] = ()
+    """Ids of each shot's text; none where shots are not read."""
 
 
 def encode_example(
@@ -62,6 +70,7 @@ def encode_example(
     image_token_id: int,
     settings: TokenizationSettings,
     with_target: bool,
+    context_token_id: int | None = None,
 ) -> EncodedExample:
     """Tokenize one example.
 
@@ -70,12 +79,20 @@ def encode_example(
         <s> question : # # # # what is shared ? answer : a dog </s>
         labels:  -100 everywhere but on "a dog </s>"; last_prompt: the ":" before "a dog"
 
+    An example with shots also gets ``settings.context_tokens`` times ``context_token_id``.
+
     Raises:
-        PolyptychError: If placeholders and images differ, the instruction is empty, or the images
-            alone do not fit the context; names the example and both numbers.
+        PolyptychError: If placeholders and images differ, the instruction or a shot's text is
+            empty, or the images alone do not fit the context; names the example and both numbers.
     """
-    segments = render(example.messages, settings.template, with_target=with_target)
-    places = sum(segment.text is None for segment in segments)
+    shots = _shots(example, tokenizer, settings)
+    segments = render(
+        example.messages,
+        settings.template,
+        with_target=with_target,
+        context=settings.context_template if shots else None,
+    )
+    places = sum(segment.text is None and not segment.is_context for segment in segments)
     if places != len(example.images):
         raise PolyptychError(
             f"example {example.id}: {places} image placeholders for {len(example.images)} images"
@@ -84,7 +101,7 @@ def encode_example(
     if not instruction:
         raise PolyptychError(f"example {example.id}: the instruction is empty")
 
-    pieces = _tokenize(segments, tokenizer, image_token_id, settings)
+    pieces = _tokenize(segments, tokenizer, image_token_id, context_token_id, settings)
     pieces, cut = _fit(pieces, example.id, settings)
     if cut:
         logger.warning("%s", cut)
@@ -105,17 +122,44 @@ def encode_example(
         image_count=places,
         visual_prefix=prefix,
         cut=cut,
+        shots=shots,
     )
+
+
+def _shots(
+    example: Example, tokenizer: Any, settings: TokenizationSettings
+) -> tuple[list[int], ...]:
+    """Ids of each shot's text, a bos in front, where shots are read."""
+    if settings.context_tokens == 0 or not example.shots:
+        return ()
+    if settings.layout != "interleaved":
+        raise PolyptychError(
+            f"example {example.id}: {len(example.shots)} shots have no place in the layout "
+            f"{settings.layout}"
+        )
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    encoded = []
+    for number, shot in enumerate(example.shots, start=1):
+        text = shot_text(shot.messages, settings.context_template)
+        if not text:
+            raise PolyptychError(f"example {example.id}: shot {number} ({shot.id}) has no text")
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        encoded.append([*bos, *ids][: settings.max_shot_tokens])
+    return tuple(encoded)
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
     ids: list[int]
-    kind: Literal["bos", "image", "text", "answer"]
+    kind: Literal["bos", "image", "context", "text", "answer"]
 
 
 def _tokenize(
-    segments: list[Segment], tokenizer: Any, image_token_id: int, settings: TokenizationSettings
+    segments: list[Segment],
+    tokenizer: Any,
+    image_token_id: int,
+    context_token_id: int | None,
+    settings: TokenizationSettings,
 ) -> list[_Piece]:
     """Pieces of ids; a bos before the first text piece, an eos after each answer.
 
@@ -125,7 +169,10 @@ def _tokenize(
     pieces: list[_Piece] = []
     image = _Piece([image_token_id] * settings.tokens_per_image, "image")
     for segment in segments:
-        if segment.text is None:
+        if segment.is_context:
+            assert context_token_id is not None  # whoever sets context_tokens has one
+            pieces.append(_Piece([context_token_id] * settings.context_tokens, "context"))
+        elif segment.text is None:
             pieces.append(image)
         elif segment.is_target:
             ids = tokenizer(segment.text, add_special_tokens=False)["input_ids"]

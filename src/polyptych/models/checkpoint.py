@@ -138,6 +138,12 @@ def check_agreement(path: str, config: Any, processor: PolyptychProcessor) -> No
     for kind, wanted, made in (
         ("visual tokens per image", config.tokens_per_image, processor.tokens_per_image),
         ("pixels a side", side, processor.image_size),
+        ("context tokens", getattr(config, "context_tokens", None), processor.context_tokens),
+        (
+            "as context token id",
+            getattr(config, "context_token_id", None),
+            processor.context_token_id,
+        ),
     ):
         if wanted is not None and wanted != made:
             raise PolyptychError(

@@ -46,6 +46,10 @@ class PolyptychProcessor(ProcessorMixin):
         max_prompt_tokens: See above.
         max_target_tokens: See above.
         max_instruction_tokens: See above.
+        context_tokens: See above.
+        context_template: See above.
+        max_shot_tokens: See above.
+        context_token_id: The placeholder id of context tokens, for models that read shots.
         **kwargs: Handed to transformers (``chat_template``).
     """
 
@@ -68,6 +72,10 @@ class PolyptychProcessor(ProcessorMixin):
         max_prompt_tokens: int | None = _DEFAULT.max_prompt_tokens,
         max_target_tokens: int | None = _DEFAULT.max_target_tokens,
         max_instruction_tokens: int = _DEFAULT.max_instruction_tokens,
+        context_tokens: int = _DEFAULT.context_tokens,
+        context_template: str = _DEFAULT.context_template,
+        max_shot_tokens: int = _DEFAULT.max_shot_tokens,
+        context_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
         # Plain attributes, named like the arguments: that is what transformers saves and reloads.
@@ -79,6 +87,10 @@ class PolyptychProcessor(ProcessorMixin):
         self.max_length, self.max_prompt_tokens = max_length, max_prompt_tokens
         self.max_target_tokens = max_target_tokens
         self.max_instruction_tokens = max_instruction_tokens
+        self.context_tokens, self.context_template = context_tokens, context_template
+        self.max_shot_tokens, self.context_token_id = max_shot_tokens, context_token_id
+        if context_tokens and context_token_id is None:
+            raise PolyptychError(f"{context_tokens} context tokens need a context_token_id")
         super().__init__(image_processor, tokenizer, qformer_tokenizer or tokenizer, **kwargs)
 
     @property
@@ -115,6 +127,7 @@ class PolyptychProcessor(ProcessorMixin):
             image_token_id=self.image_token_id,
             settings=self.settings,
             with_target=with_target,
+            context_token_id=self.context_token_id,
         )
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ class TrainingData:
         def encode(pixels: torch.Tensor) -> torch.Tensor:
             return encoder.eval()(pixels.to(model.device))
 
-        cache.fill(self._images(), encode, processor.pixels)
+        cache.fill(self._images(processor.context_tokens > 0), encode, processor.pixels)
         return cache
 
     def states(
@@ -131,12 +132,12 @@ class TrainingData:
         cache.fill(examples, states, collate, lambda e: processor.encode(e, with_target=True))
         return cache
 
-    def _images(self) -> Iterator[ImageRef]:
-        for examples in self.sets:
-            for index in range(len(examples)):
-                yield from examples.example(index).images
-        for example in self.validation:
+    def _images(self, of_shots: bool) -> Iterator[ImageRef]:
+        sets = ((e.example(index) for index in range(len(e))) for e in self.sets)
+        for example in chain(*sets, self.validation):
             yield from example.images
+            for shot in example.shots if of_shots else ():
+                yield from shot.images
 
 
 def _dataset(
