@@ -90,14 +90,16 @@ class BoxReadout(Readout):
     def loss(self, tokens: Float[Tensor, "n Q D_llm"], truths: Sequence[Any]) -> Tensor:
         """Cross-entropy of each part; truths are boxes as JSON."""
         tokens, boxes = self.norm(tokens), [box_from_json(box) for box in truths]
-        parts = [cross_entropy(self.number(tokens[:, 0]), torch.tensor([len(b) for b in boxes]))]
+        numbers = torch.tensor([len(box) for box in boxes])
+        parts = [cross_entropy(self.number(tokens[:, 0]), numbers, reduction="sum")]
         truth = torch.tensor(
             [[_looks(largest(box), rank) for rank in range(NAMED)] for box in boxes]
         ).flatten(1)
         for column, head in enumerate(self.looks):
             logits = head(tokens[:, 1 + column // (len(self.looks) // NAMED)])
-            parts.append(cross_entropy(logits, truth[:, column], ignore_index=IGNORE_INDEX))
-        return torch.stack(parts).sum()
+            asked = truth[:, column]
+            parts.append(cross_entropy(logits, asked, ignore_index=IGNORE_INDEX, reduction="sum"))
+        return torch.stack(parts).sum() / len(boxes)
 
 
 def _looks(shapes: Sequence[Any], rank: int) -> tuple[int, int, int]:
