@@ -43,6 +43,11 @@ COMMANDS = [
     ["demon", "report"],
     ["cheetah"],
     ["cheetah", "discriminate"],
+    ["index"],
+    ["index", "build"],
+    ["index", "search"],
+    ["index", "add"],
+    ["index", "info"],
 ]
 
 SOURCE = str(Path(cli.__file__).parents[1])
