@@ -23,12 +23,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPVisionConfig
 
-from polyptych.methods.camml.conversion import convert_released
+from polyptych.methods.camml.conversion import BERT_SIZES, config_from_released, convert_released
 from polyptych.methods.camml.model import (
     PolyptychCammlConfig,
     PolyptychCammlForConditionalGeneration,
 )
-from polyptych.models.llava_conversion import config_from_original
 from polyptych.models.weights import overlay
 from polyptych.parity import INPUT, ParityReport, Values, compare, dump, no_case
 from polyptych.schema import IGNORE_INDEX, Batch, Shots
@@ -198,27 +197,22 @@ def our_config(golden: dict[str, Any]) -> PolyptychCammlConfig:
     """The sizes of a golden case as the model takes them."""
     fields = {
         **golden["llm"],
-        "model_type": "llava_llama",
+        "mm_vision_tower": "clip",
         "mm_projector_type": golden["projector"],
         "mm_vision_select_layer": golden["vision_select_layer"],
         "mm_vision_select_feature": golden["vision_select_feature"],
+        **{f"perceiver_{name}": golden[f"perceiver_{name}"] for name in ("querys", "layers")},
+        "perceiver_hidden_size": golden["perceiver_hidden"],
     }
-    base = config_from_original(fields, CLIPVisionConfig(**golden["clip"])).to_dict()
-    base.pop("model_type")
-    return PolyptychCammlConfig(
-        **base,
-        perceiver_config={
-            "hidden_size": golden["perceiver_hidden"],
-            "num_hidden_layers": golden["perceiver_layers"],
-            "num_attention_heads": golden["bert"]["heads"],
-            "intermediate_size": golden["bert"]["inter"],
-            "cross_attention_frequency": golden["perceiver_cross_attention_freq"],
-            "layer_norm_eps": golden["perceiver_layer_norm_eps"],
-            "hidden_act": golden["perceiver_hidden_act"],
-        },
-        num_query_tokens=golden["perceiver_querys"],
-        behavior="released",
-    )
+    bert = {
+        **BERT_SIZES,
+        "num_attention_heads": golden["bert"]["heads"],
+        "intermediate_size": golden["bert"]["inter"],
+        "cross_attention_frequency": golden["perceiver_cross_attention_freq"],
+        "layer_norm_eps": golden["perceiver_layer_norm_eps"],
+        "hidden_act": golden["perceiver_hidden_act"],
+    }
+    return config_from_released(fields, CLIPVisionConfig(**golden["clip"]), bert=bert)
 
 
 # --- the stages, each under its golden names -----------------------------------------------------
