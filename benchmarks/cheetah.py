@@ -1,17 +1,18 @@
 """How fast VPG-C is here, next to its published order of work: ``python benchmarks/cheetah.py -h``.
 
-Four things are measured on one thread, at sizes that suit a CPU (15.2 M parameters):
+Five things are measured on one thread, at sizes that suit a CPU (15.2 M parameters):
 
 prefill        reading a prompt whose images are encoded, VPG-C included, to the first new logits
 end to end     pixels to 32 greedy tokens
+next turn      a conversation that has been read and goes on with 20 tokens, to the first new logits
 training step  loss of one example and gradients of VPG-C's five tensors
 batch          eight prompts with 1 to 8 images each, pixels to 32 greedy tokens of each
 
 by these variants:
 
 published        :mod:`published_cheetah`: images one by one in both looks, keys and values twice,
-                 attention written out, all logits, all of it in every training step; prompts one
-                 by one, since those of a batch need equal numbers of images
+                 attention written out, all logits, all of it in every training step and for
+                 every turn; prompts one by one, since those of a batch need equal numbers of images
 polyptych        this package as it is
 ...+cached       image features and the states that enter layer k were computed before, as in every
                  epoch but the first
@@ -52,7 +53,7 @@ TOLERANCE = 1e-4
 """Largest absolute difference between variants that are said to compute the same."""
 MIXED = (1, 2, 3, 4, 2, 3, 5, 8)
 """Images of the eight prompts of a batch; 3.5 on average, as in the benchmark of the paper."""
-ONE_BY_ONE = ("prefill", "end to end", "training step")
+ONE_BY_ONE = ("prefill", "end to end", "next turn", "training step")
 TARGETS = {
     ("prefill", ""): 1.5,
     ("end to end", ""): 1.5,
@@ -76,6 +77,7 @@ class Sizes:
     inner_piece: int = 7
     """Tokens between two images."""
     answer_tokens: int = 20
+    """Of the answer to learn, or of what the next turn adds."""
     new_tokens: int = 32
 
 
@@ -146,11 +148,11 @@ def build_model(sizes: Sizes) -> PolyptychCheetahForConditionalGeneration:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """One example: pixels of its images, the text around them, and the answer."""
+    """One example: pixels of its images, the text around them, and how it goes on."""
 
     pixel_values: Tensor  # (I, 3, S, S)
     pieces: list[Tensor]  # I + 1 of (1, length)
-    answer_ids: Tensor  # (1, answer)
+    answer_ids: Tensor  # (1, answer_tokens)
 
 
 def make_inputs(sizes: Sizes, images: int) -> Inputs:
@@ -183,14 +185,23 @@ class Published:
         return self.cheetah.splice(inputs.pieces, *self.encode(inputs))
 
     @torch.no_grad()
+    def read(self, prompt: Prompt) -> Tensor:
+        """Logits of the last position (1, V)."""
+        embeddings = prompt.embeddings
+        return self.cheetah.read(embeddings, [], prompt, embeddings.shape[1] - 1)[:, -1]
+
     def prefill(self, inputs: Inputs) -> Tensor:
         """Logits of the last position (1, V)."""
         images = len(inputs.pixel_values)
         if images not in self.encoded:
             self.encoded[images] = self.encode(inputs)
-        prompt = self.cheetah.splice(inputs.pieces, *self.encoded[images])
-        embeddings = prompt.embeddings
-        return self.cheetah.read(embeddings, [], prompt, embeddings.shape[1] - 1)[:, -1]
+        return self.read(self.cheetah.splice(inputs.pieces, *self.encoded[images]))
+
+    def next_turn(self, inputs: Inputs) -> Tensor:
+        """Logits of the last position (1, V): everything is encoded and read again."""
+        *pieces, last = inputs.pieces
+        longer = [*pieces, torch.cat([last, inputs.answer_ids], dim=1)]
+        return self.read(self.cheetah.splice(longer, *self.encode(inputs)))
 
     def end_to_end(self, inputs: Inputs) -> Tensor:
         """Ids of the answer (1, new tokens)."""
@@ -224,6 +235,7 @@ class Ours:
         self.model, self.sizes, self.cached, self.together = model, sizes, cached, together
         self.encoded: dict[int, ConnectorOutput] = {}
         self.lower: dict[int, dict[str, Tensor]] = {}
+        self.heard: dict[int, PromptMemory] = {}
 
     def row(self, inputs: Inputs, *after: Tensor) -> Tensor:
         """Ids with placeholders (1, T)."""
@@ -251,14 +263,28 @@ class Ours:
     @torch.inference_mode()
     def prefill(self, inputs: Inputs) -> Tensor:
         """Logits of the last position (1, V)."""
-        images, row = len(inputs.pixel_values), self.row(inputs)
+        images = len(inputs.pixel_values)
         if images not in self.encoded:
             self.encoded[images] = self.model.encode_images(
                 inputs.pixel_values, image_counts=torch.tensor([images])
             )
-        memory = PromptMemory(images=self.encoded[images])
-        output, _ = self.model.read_more(memory, row, torch.tensor([row.shape[1] - 1]))
-        return output.logits[:, -1]
+        return self.read(PromptMemory(images=self.encoded[images]), self.row(inputs))[0]
+
+    def read(self, memory: PromptMemory, row: Tensor) -> tuple[Tensor, PromptMemory]:
+        """Logits of the last position (1, V), and what to remember."""
+        last = torch.tensor([row.shape[1] - 1])
+        output, memory = self.model.read_more(memory, row, last)
+        return output.logits[:, -1], memory
+
+    @torch.inference_mode()
+    def next_turn(self, inputs: Inputs) -> Tensor:
+        """Logits of the last position (1, V), from what is remembered of the first turn."""
+        images = len(inputs.pixel_values)
+        if images not in self.heard:
+            self.prefill(inputs)
+            first = PromptMemory(images=self.encoded[images])
+            self.heard[images] = self.read(first, self.row(inputs))[1]
+        return self.read(self.heard[images], self.row(inputs, inputs.answer_ids))[0]
 
     def end_to_end(self, inputs: Inputs) -> Tensor:
         """Ids of the answer (1, new tokens)."""
