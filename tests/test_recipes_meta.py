@@ -6,13 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from polyptych.methods.camml import conversion as camml
+from polyptych.methods.camml.model import PolyptychCammlForConditionalGeneration
 from polyptych.methods.cheetah import conversion as cheetah
 from polyptych.methods.cheetah.model import PolyptychCheetahForConditionalGeneration
 from polyptych.methods.sam.conversion import SAM_TENSORS, convert_released
 from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
 from polyptych.methods.sam.released import freeze_to_released
 from polyptych.models.weights import overlay
-from polyptych.recipes import cheetah_llama2_7b, cheetah_vicuna7b
+from polyptych.recipes import (
+    camml_7b,
+    camml_13b,
+    camml_sqa_7b,
+    camml_sqa_13b,
+    cheetah_llama2_7b,
+    cheetah_vicuna7b,
+)
 from polyptych.recipes.sam_vicuna7b import RECIPE, model_config
 from polyptych.training.freezing import select_trainable
 
@@ -173,3 +182,83 @@ def test_cheetah_trains_as_in_the_paper() -> None:
         assert (recipe.steps, recipe.global_batch_size) == (18_000, 24 + 64)
         assert recipe.data.exact_shares
     assert cheetah_llama2_7b.RECIPE.model.config["text_config"]["vocab_size"] == 32000
+
+
+def published_camml_parts(width: int, queries: int, llm: int, perceiver: int) -> dict:
+    """What CaMML adds to LLaVA, without the dead heads."""
+    layout = Layout()
+    for kind in ("vision", "text"):
+        layout.shapes[f"query_tokens_{kind}"] = (1, queries, perceiver)
+        layout.linear(f"context_proj_{kind}", llm, perceiver)
+    for kind in ("image", "text"):
+        layout.linear(f"{kind}_proj_to_perceiver", perceiver, llm)
+    for name in ("vision", "language", "context"):
+        bert = f"{name}_perceiver.bert"
+        layout.norm(f"{bert}.embeddings.LayerNorm", perceiver)
+        for i in range(2):
+            layer = f"{bert}.encoder.layer.{i}"
+            for kind in ("attention", "crossattention")[: 2 if i == 0 else 1]:
+                for part in ("query", "key", "value"):
+                    layout.linear(f"{layer}.{kind}.self.{part}", perceiver, perceiver)
+                layout.linear(f"{layer}.{kind}.output.dense", perceiver, perceiver)
+                layout.norm(f"{layer}.{kind}.output.LayerNorm", perceiver)
+            layout.linear(f"{layer}.intermediate_query.dense", width, perceiver)
+            layout.linear(f"{layer}.output_query.dense", perceiver, width)
+            layout.norm(f"{layer}.output_query.LayerNorm", perceiver)
+    return layout.shapes
+
+
+# Published: parameters of the three perceivers, and of queries and the four linears, in millions.
+CAMML = [
+    (camml_7b, 576, 256, 768, 4096, 49.6, 12.8),
+    (camml_13b, 576, 256, 768, 5120, 49.6, 15.9),
+    (camml_sqa_7b, 256, 128, 768, 4096, 49.6, 12.7),
+    (camml_sqa_13b, 256, 256, 4608, 5120, 934.7, 95.6),
+]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "patches", "context", "width", "llm", "perceivers", "rest"), CAMML
+)
+def test_camml_has_the_published_sizes_and_layout(
+    recipe, patches, context, width, llm, perceivers, rest
+) -> None:
+    with torch.device("meta"):
+        model = PolyptychCammlForConditionalGeneration(recipe.model_config())
+    assert (model.config.tokens_per_image, model.config.context_tokens) == (patches, context)
+    trained = select_trainable(model, recipe.RECIPE.trainable)
+    names = [name for name, _ in model.named_parameters()]
+    assert trained == [name for name in names if not name.startswith("vision_encoder.")]
+    module = model.camml
+    of_perceivers = sum(
+        count(module.get_submodule(f"{name}_perceiver")) for name in ("vision", "language")
+    )
+    of_perceivers += count(module.vision_perceiver)  # the third has queries and outputs beside it
+    print(f"\n{recipe.RECIPE.name}: {count(model):,} parameters, {count(module):,} of them CaMML's")
+    assert round(of_perceivers / 1e6, 1) == perceivers
+    assert round((count(module) - of_perceivers) / 1e6, 1) == rest
+
+    published = camml.to_released(model.state_dict())
+    assert not [name for name in published if ".cls." in name]
+    parts = published_camml_parts(3072, context // 2, llm, width)
+    assert {n: tuple(published[n].shape) for n in parts} == parts
+    others = ("model.", "lm_head.")
+    assert all(name in parts or name.startswith(others) for name in published)
+    merged = overlay([camml.convert_released(published)], model.state_dict())
+    assert merged.keys() == model.state_dict().keys()
+
+
+def test_camml_trains_as_released() -> None:
+    for recipe, steps in (
+        (camml_7b.RECIPE, -(-665_298 // 64)),
+        (camml_13b.RECIPE, -(-665_298 // 64)),
+        (camml_sqa_7b.RECIPE, 12 * -(-12_726 // 64)),
+        (camml_sqa_13b.RECIPE, 12 * -(-12_726 // 64)),
+    ):
+        optimizer = recipe.optimizer
+        assert (optimizer.learning_rate, optimizer.weight_decay) == (2e-5, 0.0)
+        assert (recipe.steps, recipe.global_batch_size) == (steps, 64)
+        assert optimizer.warmup_steps == -(-steps * 3 // 100)
+        assert optimizer.schedule == "linear"  # DeepSpeed's, which went before the scripts' cosine
+        science = "sqa" in recipe.name
+        assert recipe.model.layout["context_template"] == ("science" if science else "instruction")

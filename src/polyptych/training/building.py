@@ -47,7 +47,17 @@ def build_model(
         model = _from_config(recipe, config)
     for part, source in recipe.parts.items():
         load_part(model, part, source)
+    _lay_out(processor, recipe.layout, model.config)
     return model, processor
+
+
+def _lay_out(processor: PolyptychProcessor, layout: dict[str, Any], config: Any) -> None:
+    """Change a loaded processor's rows as the recipe says, with places for the model's context."""
+    for name, value in layout.items():
+        setattr(processor, name, value)
+    if hasattr(config, "context_tokens"):  # a method that reads shots
+        processor.context_tokens = config.context_tokens
+        processor.context_token_id = config.context_token_id
 
 
 def _new_processor(

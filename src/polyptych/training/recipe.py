@@ -38,7 +38,7 @@ class ModelRecipe(_Part):
     """Without checkpoint and processor: train a tokenizer of so many tokens on the training sets'
     words."""
     layout: dict[str, Any] = Field(default_factory=dict)
-    """Row layout of a processor made here: fields of
+    """Row layout, on top of a loaded processor's: fields of
     :class:`polyptych.data.tokenization.TokenizationSettings`."""
 
 
