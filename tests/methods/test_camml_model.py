@@ -163,7 +163,7 @@ def test_shots_encoded_before_equal_shots_encoded_now(config) -> None:
             entries += model.encode_shots(**one).split()
     counts = batch["shot_counts"]
     rest = {name: value for name, value in batch.items() if not name.startswith("shot_")}
-    again = model(**rest, **join_shots(entries).as_inputs(counts)).logits
+    again = model(**rest, shot_counts=counts, **join_shots(entries).as_inputs()).logits
     assert_close(again, logits, atol=5e-6, rtol=0)
 
 

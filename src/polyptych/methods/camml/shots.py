@@ -1,20 +1,30 @@
 """Shots between the two kinds of perceiver: ragged, flat, and kept per datastore entry.
 
 What the Vision and the Language Perceiver make of a shot depends on nothing but the shot, so it can
-be computed once per entry of a datastore and joined at will: :meth:`ShotTokens.split` and
-:func:`join_shots`.
+be computed once per entry of a datastore and joined at will: :class:`ShotCache`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from polyptych.schema import Shots
+from polyptych.data.collation import Collator
+from polyptych.data.conversation import shot_text
+from polyptych.data.images import image_hash
+from polyptych.errors import PolyptychError
+from polyptych.files import write_aside
+from polyptych.schema import Example, Message, Shots, TextBlock, shots_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +55,9 @@ class ShotTokens:
             shots["shot_language_lengths"],
         )
 
-    def as_inputs(self, shot_counts: Int[Tensor, " B"]) -> Shots:
-        """As a batch brings them."""
+    def as_inputs(self) -> Shots:
+        """As a batch brings them, beside ``shot_counts``."""
         return Shots(
-            shot_counts=shot_counts,
             shot_vision_tokens=self.vision,
             shot_vision_lengths=self.vision_lengths,
             shot_language_tokens=self.language,
@@ -118,3 +127,106 @@ def leaked_mask(mask: Int[Tensor, "S L"], counts: Int[Tensor, " B"]) -> Bool[Ten
     lengths = mask.sum(dim=1)
     longest = lengths.new_zeros(int(counts.max())).scatter_reduce(0, rank, lengths, "amax")
     return torch.arange(mask.shape[1], device=mask.device) < longest[rank][:, None]
+
+
+class ShotCache:
+    """A datastore's shots after the perceivers, each encoded when it is first asked for.
+
+    Entries are known by their content, so that an edited one is encoded anew. For a
+    :class:`polyptych.data.collation.Collator` (``shots=``): a question then costs the same for one
+    shot and for ten, but for the context perceiver's look at them.
+
+    Args:
+        model: A CaMML that is not being trained.
+        processor: Its processor.
+        batch_size: Shots that are encoded together.
+    """
+
+    def __init__(self, model: Any, processor: Any, batch_size: int = 16) -> None:
+        self.model, self.processor, self.batch_size = model, processor, batch_size
+        self.entries: dict[str, ShotTokens] = {}
+
+    def get(self, shots: Sequence[Example]) -> Shots:
+        """What the model has made of these shots; at least one."""
+        keys = [self._key(shot) for shot in shots]
+        new = {k: s for k, s in zip(keys, shots, strict=True) if k not in self.entries}
+        names = list(new)
+        for start in range(0, len(names), self.batch_size):
+            part = names[start : start + self.batch_size]
+            tokens = self._encode([new[name] for name in part])
+            self.entries.update(zip(part, tokens.split(), strict=True))
+        return join_shots([self.entries[key] for key in keys]).as_inputs()
+
+    def _key(self, shot: Example) -> str:
+        text = shot_text(shot.messages, self.processor.context_template)
+        parts = [text, *(image_hash(ref) for ref in shot.images)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    @torch.inference_mode()
+    def _encode(self, shots: Sequence[Example]) -> ShotTokens:
+        question = (Message("user", (TextBlock("?"),)),)
+        carrier = Example("of the datastore", question, shots=tuple(shots))
+        fields: Any = shots_of(Collator(self.processor, training=False)([carrier]))
+        del fields["shot_counts"]  # each by itself, whatever else is encoded with it
+        model = self.model
+        tokens = model.encode_shots(
+            **{
+                name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+                for name, value in fields.items()
+            }
+        )
+        return ShotTokens(*(getattr(tokens, name).cpu() for name in _FIELDS))
+
+    def fingerprint(self) -> str:
+        """A hash of everything that decides what a shot becomes."""
+        processor, model = self.processor, self.model
+        settings = [processor.image_processor.to_dict(), processor.context_template]
+        digest = hashlib.sha256(
+            json.dumps([*settings, processor.max_shot_tokens], sort_keys=True).encode()
+        )
+        for part in (model.vision_encoder, model.connector, model.get_input_embeddings()):
+            _digest(digest, part.state_dict())
+        own = model.camml.state_dict().items()
+        _digest(digest, {n: t for n, t in own if not n.startswith("context_perceiver.")})
+        return digest.hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Write all entries as one safetensors file.
+
+        Raises:
+            PolyptychError: If there are none, or the system refuses.
+        """
+        if not self.entries:
+            raise PolyptychError(f"{path}: 0 encoded shots to write")
+        tokens = join_shots(list(self.entries.values()))
+        about = {"fingerprint": self.fingerprint(), "keys": "\n".join(self.entries)}
+        with write_aside(path, binary=True) as file:
+            file.write(save({name: getattr(tokens, name) for name in _FIELDS}, about))
+
+    def load(self, path: str | Path) -> None:
+        """Take over the entries of a file.
+
+        Raises:
+            PolyptychError: If it cannot be read, or holds shots of another model.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                about = file.metadata() or {}
+                tokens = ShotTokens(*(file.get_tensor(name) for name in _FIELDS))
+        except (OSError, SafetensorError) as error:
+            raise PolyptychError(f"{path}: no readable encoded shots: {error}") from error
+        own = self.fingerprint()
+        if about.get("fingerprint") != own:
+            raise PolyptychError(
+                f"{path}: shots encoded by model {about.get('fingerprint')}, not by {own}"
+            )
+        self.entries.update(zip(about["keys"].split("\n"), tokens.split(), strict=True))
+
+
+_FIELDS = ("vision", "vision_lengths", "language", "language_lengths")
+
+
+def _digest(digest: Any, tensors: dict[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().numpy().tobytes())
