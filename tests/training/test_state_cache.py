@@ -9,9 +9,11 @@ import torch
 
 from polyptych.data.collation import Collator
 from polyptych.data.dataset import ExampleDataset, mixture
+from polyptych.data.records import write_records
 from polyptych.errors import PolyptychError
 from polyptych.language.state_cache import StateCache
 from polyptych.testing import tiny_cheetah, tiny_examples, tiny_model, tiny_processor
+from polyptych.training.data import TrainingData
 from polyptych.training.recipe import Recipe
 from polyptych.training.supervised import train
 
@@ -115,3 +117,15 @@ def test_exact_shares_hold_in_every_step() -> None:
         assert (mixed.items[start : start + 11, 0] == 0).sum() == 3
     with pytest.raises(PolyptychError, match=r"exact shares of 4 of 8 items would be 1.09"):
         mixture(sets, [3, 8], length=8, block=4)
+
+
+def test_every_image_of_every_set_is_cached(tmp_path: Path) -> None:
+    """Sets of different sizes, the larger first; each with images of its own."""
+    examples = tiny_examples(8, (2, 1))
+    for name, part in (("large", examples[:6]), ("small", examples[6:])):
+        write_records(tmp_path / name / "records.jsonl", part)
+    sources = [str(tmp_path / name / "records.jsonl") for name in ("large", "small")]
+    data = TrainingData(recipe(train=sources, feature_cache=str(tmp_path / "features")))
+    cache = data.features(tiny_cheetah().requires_grad_(False), tiny_processor())
+    assert cache is not None
+    assert len(cache) == sum(len(example.images) for example in examples)

@@ -123,9 +123,9 @@ class RealWorkshop(SamWorkshop):
         return "single-train"
 
     @property
-    def base_sets(self) -> tuple[str, ...]:
-        """The tasks and, so that words meet single pictures, the singles."""
-        return (*super().base_sets, self.align_set)
+    def training_sets(self) -> tuple[str, ...]:
+        """The tasks."""
+        return tuple(f"{task}-train" for task in self.tasks)
 
     def teach_to_see(
         self, model: PolyptychSamForConditionalGeneration, features: FeatureCache

@@ -10,12 +10,14 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
-from polyptych.data.records import read_records
+from polyptych.data.records import read_records, write_records
 from polyptych.evaluation.scorers import Scorer
 from polyptych.evaluation.tasks.storybook import SCORERS
+from polyptych.files import write_aside
 from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
 from polyptych.models.checkpoint import load_model
 from polyptych.models.processor import PolyptychProcessor
@@ -24,9 +26,11 @@ from polyptych.reproduce.base import FactReadout, pictures_of, teach_to_see
 from polyptych.reproduce.runs import best_rates, execute_all, in_parallel
 from polyptych.reproduce.sam_variants import VARIANTS, build_base, build_variant, connector_size
 from polyptych.reproduce.small_models import build_processor
+from polyptych.reproduce.variety import regrouped, renamed
 from polyptych.reproduce.workshop import GroupBy, Run, Workshop
 from polyptych.schema import Example
 from polyptych.storybook.generation import RECORDS_FILE, write_dataset
+from polyptych.storybook.tasks.factors import FactorType
 from polyptych.training.recipe import (
     DataRecipe,
     DataSource,
@@ -68,10 +72,17 @@ class StudySettings:
     """Least and greatest number of pictures in a group."""
     things: tuple[int, int] = (3, 5)
     """Least and greatest number of things in a picture."""
+    factor_types: tuple[FactorType, ...] = ("kind", "colored_kind", "category", "place")
+    """What groups may share: what a model of this size learns within the base's steps."""
+    regrouped: int = 40000
+    """More training groups, of the pictures of the drawn ones."""
+    renamed: int = 4
+    """Times that each training story comes again with other names."""
     seeing_steps: int = 6000
     """Steps of 64 pictures that teach the base's visual tokens what is in a picture."""
-    base_steps: int = 6000
+    base_steps: int = 10000
     """Steps of the base on the tasks, every picture read alone."""
+    base_batch_size: int = 32
     base_learning_rate: float = 1e-3
     steps: int = 1500
     """Steps of every variant from the base."""
@@ -109,9 +120,14 @@ class SamWorkshop(Workshop):
         return "description-train"
 
     @property
+    def training_sets(self) -> tuple[str, ...]:
+        """What every run learns from."""
+        return (*(f"{task}-train" for task in self.tasks), "regrouped-train", "renamed-train")
+
+    @property
     def base_sets(self) -> tuple[str, ...]:
-        """What the base learns its language from."""
-        return tuple(f"{task}-train" for task in self.tasks)
+        """What the base learns its language from: single pictures, too, so that words meet them."""
+        return (*self.training_sets, self.align_set)
 
     def teach_to_see(
         self, model: PolyptychSamForConditionalGeneration, features: FeatureCache
@@ -148,9 +164,27 @@ class SamWorkshop(Workshop):
                 options: dict[str, Any] = {"things": settings.things}
                 if task == "group_captioning":
                     options["pictures"] = settings.pictures
+                    options["factor_types"] = settings.factor_types
                 write_dataset(
                     task, folder, count=count, split=split, seed=settings.data_seed, **options
                 )
+        return {**paths, **self._varied(paths)}
+
+    def _varied(self, drawn: Mapping[str, Path]) -> dict[str, Path]:
+        """The sets that are made of drawn ones, over the same pictures."""
+        settings = self.settings
+        paths = {name: self.root / "data" / f"{name}.jsonl" for name in self.training_sets[-2:]}
+        if not paths["regrouped-train"].exists():
+            groups = regrouped(
+                list(read_records(drawn["group_captioning-train"])),
+                count=settings.regrouped,
+                pictures=settings.pictures,
+                factor_types=settings.factor_types,
+            )
+            write_records(paths["regrouped-train"], groups)
+        if not paths["renamed-train"].exists():
+            stories = list(read_records(drawn["storytelling-train"]))
+            write_records(paths["renamed-train"], renamed(stories, copies=settings.renamed))
         return paths
 
     def base(self, budget: Budget) -> Path:
@@ -198,7 +232,7 @@ class SamWorkshop(Workshop):
             name=run.name,
             trainable=("connector", "language_model"),
             data=DataRecipe(
-                train=tuple(DataSource(path=str(data[f"{task}-train"])) for task in self.tasks),
+                train=tuple(DataSource(path=str(data[name])) for name in self.training_sets),
                 validation=tuple(
                     DataSource(path=str(data[f"{task}-validation"])) for task in self.tasks
                 ),
@@ -297,13 +331,28 @@ def align(shop: SamWorkshop, budget: Budget) -> None:
             weight_decay=0.05,
         ),
         steps=settings.base_steps,
-        global_batch_size=settings.batch_size,
+        global_batch_size=settings.base_batch_size,
         threads=1,
         precision="bf16",
         log_every=20,
         save_every=500,
         tensorboard=False,
     )
-    with sdpa_kernel(SDPBackend.MATH):
-        shop.teach_to_see(model, feature_cache(shop, model, processor))
+    with sdpa_kernel(SDPBackend.MATH):  # the fused CPU kernel is slow for a handful of queries
+        _see(shop, budget, model, processor)
         train(recipe, out=shop.base(budget).parent, model=model, processor=processor)
+
+
+def _see(
+    shop: SamWorkshop,
+    budget: Budget,
+    model: PolyptychSamForConditionalGeneration,
+    processor: PolyptychProcessor,
+) -> None:
+    """The base's first stage; what it has learned is kept, so that a killed base goes on there."""
+    seen = shop.root / "seen" / f"{budget.name}.safetensors"
+    if not seen.exists():
+        shop.teach_to_see(model, feature_cache(shop, model, processor))
+        with write_aside(seen, binary=True) as file:
+            file.write(save(model.connector.state_dict()))
+    model.connector.load_state_dict(load_file(seen))

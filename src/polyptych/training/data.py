@@ -133,8 +133,7 @@ class TrainingData:
         return cache
 
     def _images(self, of_shots: bool) -> Iterator[ImageRef]:
-        sets = ((e.example(index) for index in range(len(e))) for e in self.sets)
-        for example in chain(*sets, self.validation):
+        for example in chain(*map(_examples, self.sets), self.validation):
             yield from example.images
             for shot in example.shots if of_shots else ():
                 yield from shot.images
