@@ -21,6 +21,7 @@ from PIL import Image
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner, Result
 
+import polyptych
 from polyptych import cli
 from polyptych.data.images import MAX_IMAGE_PIXELS
 from polyptych.data.records import write_records
@@ -218,7 +219,7 @@ def test_a_long_prompt_is_cut_aloud_but_no_image_token(model: Path, tmp_path: Pa
     words = ["generate", path, "--model", model, "--out", out, "--max-new-tokens", "3"]
     process = subprocess.run(
         [sys.executable, "-m", "polyptych.cli", *map(str, words)],
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(polyptych.__file__).parents[1])},
         capture_output=True,
         text=True,
         check=False,
@@ -352,7 +353,7 @@ def test_loading_and_saving_show_no_bars(model: Path, tmp_path: Path) -> None:
     """In a process of its own: other tests may have turned the bars off already."""
     process = subprocess.run(
         [sys.executable, "-m", "polyptych.cli", "ask", str(model), "What?", "--device", "cpu"],
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(polyptych.__file__).parents[1])},
         capture_output=True,
         text=True,
         check=False,

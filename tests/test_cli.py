@@ -17,6 +17,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+import polyptych
 from polyptych import cli
 from polyptych.data.records import read_records, write_records
 from polyptych.errors import PolyptychError
@@ -50,7 +51,7 @@ COMMANDS = [
     ["index", "info"],
 ]
 
-SOURCE = str(Path(cli.__file__).parents[1])
+SOURCE = str(Path(polyptych.__file__).parents[1])
 
 
 def run(*words: str | Path) -> Result:
@@ -340,8 +341,8 @@ def test_doctor_finds_a_processor_of_another_model(model: Path, tmp_path: Path) 
     tiny_processor(tokens_per_image=5).save_pretrained(tmp_path)
     result = run("doctor", "--model", tmp_path)
     assert result.exit_code == 2
-    assert "model 3, processor 5" in result.stdout
-    assert "model 3, processor 5" not in run("doctor", "--model", model).stdout
+    assert "takes 3 visual tokens per image, its processor makes 5" in result.stdout
+    assert "its processor makes" not in run("doctor", "--model", model).stdout
 
 
 def test_runs_as_a_process() -> None:
