@@ -86,36 +86,47 @@ class Readout(nn.Module, ABC):
         """Sum over the questions, mean over the pictures; ``truths`` as the pictures came."""
 
 
-class FactReadout(Readout):
-    """All of :data:`FACTS`, each true or false, along directions fixed by chance.
+class FixedDirections(nn.Module):
+    """Logits of answers, each along a direction that is fixed by chance.
 
-    A readout that learns its directions also finds facts where the tokens hardly vary, and a
+    A readout that learns its directions also finds answers where the tokens hardly vary, and a
     language model that starts from nothing does not look there: it learned places and no things.
-    With fixed random directions every fact is said equally loudly, and is learned sooner, too.
+    With fixed random directions everything is said equally loudly, and is learned sooner, too.
+
+    Args:
+        answers: How many.
+        width: Of what is read; hundreds of directions in it are nearly orthogonal.
+        bias: Where each answer's bias starts.
     """
 
     directions: Tensor
-    """(facts, Q x D_llm), of length one; hundreds of them are nearly orthogonal."""
+
+    def __init__(self, answers: int, width: int, bias: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("directions", normalize(torch.randn(answers, width), dim=1))
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.bias = nn.Parameter(torch.full((answers,), bias))
+
+    def forward(self, states: Float[Tensor, "... D"]) -> Float[Tensor, "... answers"]:
+        """``scale <LN(state), direction> + bias``."""
+        normal = layer_norm(states, states.shape[-1:])
+        return self.scale * (normal @ self.directions.T) + self.bias
+
+
+class FactReadout(Readout):
+    """All of :data:`FACTS` of all tokens together, each true or false."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
-        drawn = torch.randn(len(FACTS), tokens * width)
-        self.register_buffer("directions", normalize(drawn, dim=1))
-        # About 25 facts are true of a picture: they start out likely, the others unlikely.
-        self.scale = nn.Parameter(torch.tensor(2.0))
-        self.bias = nn.Parameter(torch.full((len(FACTS),), -4.0))
-
-    def forward(self, tokens: Float[Tensor, "n Q D_llm"]) -> Float[Tensor, "n facts"]:
-        """How likely each fact is, as logits."""
-        said = tokens.flatten(1)
-        return self.scale * (layer_norm(said, said.shape[1:]) @ self.directions.T) + self.bias
+        # Some 25 of hundreds of facts are true of a picture: each is unlikely at first.
+        self.facts = FixedDirections(len(FACTS), tokens * width, bias=-4.0)
 
     def loss(self, tokens: Float[Tensor, "n Q D_llm"], truths: Sequence[Any]) -> Tensor:
         """Binary cross-entropy; truths are scenes as JSON."""
         target = torch.zeros(len(truths), len(FACTS))
         for row, scene in enumerate(truths):
             target[row, facts_of(scene_from_json(dict(scene)))] = 1.0
-        logits = self(tokens)
+        logits = self.facts(tokens.flatten(1))
         return binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(truths)
 
 

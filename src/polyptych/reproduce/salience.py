@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from polyptych.reproduce.base import Readout
+from polyptych.reproduce.base import FixedDirections, Readout
 from polyptych.storybook.graph import Scene, Thing, ThingSpec, box_of, scene_from_json
 from polyptych.storybook.tasks.base import StoryExample, build_example, first_accepted
 from polyptych.storybook.tasks.composition import draw_scene, pairs_of
@@ -97,27 +97,26 @@ class CaptionReadout(Readout):
     """Asks what a caption says, each query its own part: the place, the first thing, the second.
 
     One thing per query, because a decoder of a few layers can bind a color to a kind only where
-    they stand in one token.
+    they stand in one token. A kind looks the same in both tokens, so that what is learned of one
+    thing holds for the other.
     """
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
         assert tokens == 1 + NAMED
-        self.norm = nn.LayerNorm(width)
-        self.place = nn.Linear(width, len(PLACES))
-        self.kind = nn.ModuleList(nn.Linear(width, len(_KINDS)) for _ in range(NAMED))
-        self.color = nn.ModuleList(nn.Linear(width, len(COLORS)) for _ in range(NAMED))
+        self.place = FixedDirections(len(PLACES), width)
+        self.kind = FixedDirections(len(_KINDS), width)
+        self.color = FixedDirections(len(COLORS), width)
 
     def loss(self, tokens: Float[Tensor, "n Q D_llm"], truths: Sequence[Any]) -> Tensor:
         """Cross-entropy of each part; truths are scenes as JSON."""
         scenes = [scene_from_json(dict(scene)) for scene in truths]
-        tokens = self.norm(tokens)
         parts = [(self.place(tokens[:, 0]), [list(PLACES).index(s.place) for s in scenes])]
         for rank in range(NAMED):
             things = [scene.things[named_things(scene)[rank]] for scene in scenes]
             token = tokens[:, 1 + rank]
-            parts.append((self.kind[rank](token), [_KINDS.index(t.kind) for t in things]))
-            parts.append((self.color[rank](token), [list(COLORS).index(t.color) for t in things]))
+            parts.append((self.kind(token), [_KINDS.index(t.kind) for t in things]))
+            parts.append((self.color(token), [list(COLORS).index(t.color) for t in things]))
         return torch.stack(
             [cross_entropy(logits, torch.tensor(truth)) for logits, truth in parts]
         ).sum()
