@@ -36,6 +36,7 @@ def add_commands(app: typer.Typer, example: Callable[[str], str]) -> None:
         (build, "polyptych index build data/facts --out data/facts.index"),
         (search, "polyptych index search data/facts.index --image question.png"),
         (add, "polyptych index add data/facts.index data/more_facts"),
+        (neighbors, "polyptych index neighbors data/facts.index data/train --out train.neighbors"),
         (info, "polyptych index info data/facts.index"),
     ):
         app.command(epilog=example(words))(function)
@@ -129,6 +130,50 @@ def search(
         for ref in entry.images:
             path = os.path.normpath(str(ref.path))
             typer.echo(f"       {path}{'' if Path(path).exists() else '  (gone)'}")
+
+
+def neighbors(
+    index: IndexArgument,
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The table's file.")],
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Neighbors of each.")] = 10,
+    query: Annotated[
+        str | None,
+        typer.Option(help="What asks: image, text or fused; default: text if it can be read."),
+    ] = None,
+    exclude_self: Annotated[bool, typer.Option(help="Leave out the example itself.")] = True,
+    exclude_same_image: Annotated[
+        bool, typer.Option(help="Leave out entries that show one of its images.")
+    ] = True,
+    unique_images: Annotated[
+        bool, typer.Option(help="Of entries with the same images only the nearest.")
+    ] = True,
+    encoder: EncoderOption = None,
+    batch_size: BatchOption = 64,
+    workers: WorkersOption = 0,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Find the shots of every example of a data set, once, for training and answering."""
+    from polyptych.data.readers import read_examples
+    from polyptych.retrieval.encoders import load_encoder
+    from polyptych.retrieval.neighbors import NeighborSettings, build_neighbors
+    from polyptych.retrieval.retriever import Retriever
+
+    if query is not None:
+        _one_of("query", query, ("image", "text", "fused"))
+    _quiet()
+    loaded = load_encoder(encoder, device=device) if encoder else None
+    retriever = Retriever(index, loaded, device=device)
+    asks: Any = query or retriever.default_query()
+    chosen = NeighborSettings(top_k, asks, exclude_self, exclude_same_image, unique_images)
+    table = build_neighbors(
+        read_examples(data),
+        retriever,
+        out,
+        settings=chosen,
+        embedding=_settings(batch_size, workers),
+    )
+    typer.echo(f"{table.mean_count:.1f} neighbors of each of {len(table)} examples in {out}")
 
 
 def info(index: IndexArgument) -> None:
