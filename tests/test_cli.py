@@ -48,6 +48,7 @@ COMMANDS = [
     ["index", "build"],
     ["index", "search"],
     ["index", "add"],
+    ["index", "neighbors"],
     ["index", "info"],
 ]
 
