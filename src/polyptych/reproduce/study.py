@@ -320,7 +320,8 @@ def align(shop: SamWorkshop, budget: Budget) -> None:
     model, processor = fresh_base(shop, budget)
     recipe = Recipe(
         name=f"base-{budget.name}",
-        trainable=("connector", "language_model"),
+        # A language model that knows nothing yet would undo what the connector has learned.
+        trainable=("language_model",),
         data=DataRecipe(
             train=tuple(DataSource(path=str(data[name])) for name in shop.base_sets),
             feature_cache=str(shop.features),
