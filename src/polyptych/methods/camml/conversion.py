@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
 from polyptych.errors import PolyptychError
+from polyptych.files import write_aside
 from polyptych.methods.camml.model import (
     Behavior,
     PolyptychCammlConfig,
@@ -190,6 +191,21 @@ def convert_checkpoint(
         raise PolyptychError(f"{source}: {len(missing)} of {len(wanted)} tensors missing: {names}")
     merged = overlay(converted, wanted, source=source)
     write_model_folder(out, merged, config, PolyptychCammlForConditionalGeneration, processor)
+
+
+def write_released(state_dict: Mapping[str, Tensor], path: str | Path) -> None:
+    """A ``pytorch_model.bin`` of the published code, without the dead heads.
+
+    Args:
+        state_dict: A whole model's, in our names.
+        path: The file; its folder needs the published ``config.json``, too.
+
+    Raises:
+        PolyptychError: If a tensor has no place in the published layout, or the system refuses.
+    """
+    published = to_released(state_dict)
+    with write_aside(path, binary=True) as file:
+        torch.save(published, file)
 
 
 def read_fields(folder: str | Path) -> dict[str, Any]:

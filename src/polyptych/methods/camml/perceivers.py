@@ -118,10 +118,9 @@ class ContextPerceiver(Perceiver):
             if key_value is None:
                 source.append(None)
                 continue
-            flat = torch.stack(key_value, dim=-1)[0].transpose(0, 1)  # (N + M, heads, d, 2)
-            padded, mask = pad_ragged(flat, lengths)
-            key, value = padded.transpose(1, 2).unbind(-1)
-            source.append((key, value))
+            key, mask = pad_ragged(key_value[0][0].transpose(0, 1), lengths)  # (2B, L, heads, d)
+            value, _ = pad_ragged(key_value[1][0].transpose(0, 1), lengths)
+            source.append((key.transpose(1, 2), value.transpose(1, 2)))
         examples = len(vision_lengths)
         queries = torch.cat([self.vision_queries, self.text_queries])
         queries = queries.repeat_interleave(examples, dim=0)

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from polyptych.data.collation import Collator
 from polyptych.data.conversation import shot_text
@@ -96,13 +97,14 @@ def pad_ragged(
 
     ``[a b c], [2, 1] -> [[a b] [c 0]], [[1 1] [1 0]]``. L is at least 1.
     """
-    width = max(1, int(lengths.max()))
-    if bool((lengths == width).all()):
+    sizes = lengths.tolist()
+    width = max(1, *sizes)
+    if all(size == width for size in sizes):
         return flat.unflatten(0, (-1, width)), None
-    places = torch.arange(width, device=flat.device)
-    mask = places < lengths[:, None]
-    padded = flat.new_zeros(len(lengths), width, *flat.shape[1:])
-    return padded.masked_scatter(mask.view(*mask.shape, *[1] * (flat.dim() - 1)), flat), mask
+    mask = torch.arange(width, device=flat.device) < lengths[:, None]
+    if len(flat) == 0:
+        return flat.new_zeros(len(sizes), width, *flat.shape[1:]), mask
+    return pad_sequence(flat.split(sizes), batch_first=True), mask
 
 
 def ranks(counts: Int[Tensor, " B"]) -> Int[Tensor, " S"]:
