@@ -133,6 +133,11 @@ class RealWorkshop(SamWorkshop):
         """Nothing: real pictures come without the truth of everything in them."""
 
     @property
+    def base_trainable(self) -> tuple[str, ...]:
+        """Seeing and speaking are learned together."""
+        return ("connector", "language_model")
+
+    @property
     def scorers(self) -> Mapping[str, tuple[Scorer, ...]]:
         """Accuracy where there is a right answer, captions everywhere."""
         grouped = (CAPTIONS, exact_match)

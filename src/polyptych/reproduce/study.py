@@ -129,6 +129,14 @@ class SamWorkshop(Workshop):
         """What the base learns its language from: single pictures, too, so that words meet them."""
         return (*self.training_sets, self.align_set)
 
+    @property
+    def base_trainable(self) -> tuple[str, ...]:
+        """What learns with the base's words.
+
+        The connector has learned before; a language model that knows nothing yet would undo that.
+        """
+        return ("language_model",)
+
     def teach_to_see(
         self, model: PolyptychSamForConditionalGeneration, features: FeatureCache
     ) -> None:
@@ -320,8 +328,7 @@ def align(shop: SamWorkshop, budget: Budget) -> None:
     model, processor = fresh_base(shop, budget)
     recipe = Recipe(
         name=f"base-{budget.name}",
-        # A language model that knows nothing yet would undo what the connector has learned.
-        trainable=("language_model",),
+        trainable=shop.base_trainable,
         data=DataRecipe(
             train=tuple(DataSource(path=str(data[name])) for name in shop.base_sets),
             feature_cache=str(shop.features),
