@@ -25,6 +25,7 @@ import torch
 
 from measuring import machine, write_json
 from polyptych.data.images import load_image
+from polyptych.data.records import read_records
 from polyptych.retrieval.building import build_index
 from polyptych.retrieval.encoders import load_encoder
 from polyptych.retrieval.index import (
@@ -34,7 +35,7 @@ from polyptych.retrieval.index import (
     measure_recall,
     read_structure,
 )
-from polyptych.storybook.generation import make_examples, to_example
+from polyptych.storybook.generation import write_dataset
 
 TOP_K = 10
 
@@ -97,17 +98,19 @@ def measure_kind(kind: Any, keys: Any, queries: Any, truth: Any, folder: Path) -
 
 def measure_overhead(count: int) -> dict[str, float]:
     """An index build next to decoding and encoding the same pictures."""
-    stories = make_examples("knowledge_qa", count=count, split="train", seed=0)
-    examples = [to_example(story) for story in stories]
     encoder = load_encoder()
-    refs = [ref for example in examples for ref in example.images]
-    encoder.encode_images([load_image(ref) for ref in refs[:64]])  # warm
-    row: dict[str, float] = {}
-    with timed(row, "encoder"):
-        for start in range(0, len(refs), 64):
-            encoder.encode_images([load_image(ref) for ref in refs[start : start + 64]])
-    with tempfile.TemporaryDirectory() as folder, timed(row, "build"):
-        build_index(examples, Path(folder, "index"), encoder)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = write_dataset("knowledge_qa", folder / "data", count=count, split="train", seed=0)
+        examples = list(read_records(path))
+        refs = [ref for example in examples for ref in example.images]
+        build_index(examples[:2], folder / "warm", encoder)
+        row: dict[str, float] = {}
+        with timed(row, "encoder"):
+            for start in range(0, len(refs), 64):
+                encoder.encode_images([load_image(ref) for ref in refs[start : start + 64]])
+        with timed(row, "build"):
+            build_index(examples, folder / "index", encoder)
     row["overhead"] = row["build_cpu_seconds"] / row["encoder_cpu_seconds"] - 1
     return row
 
