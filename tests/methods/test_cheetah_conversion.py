@@ -230,7 +230,7 @@ def test_what_belongs_to_no_part_is_refused(model, parts, tmp_path: Path) -> Non
 
 
 def test_what_is_written_back_is_a_cheetah_file(model, parts, tmp_path: Path) -> None:
-    write_released(model, tmp_path / "own.pth")
+    write_released(model.state_dict(), tmp_path / "own.pth")
     own = {n: t for n, t in parts["cheetah"].items() if not n.startswith(ALIAS)}
     assert len(own) == len(VPGC_TENSORS + PROJECTION_TENSORS)
     assert_same(read_weights(tmp_path / "own.pth"), own)

@@ -7,6 +7,7 @@ answers at once; each command imports what it needs when it runs.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -132,3 +133,14 @@ def chosen_decoding(default: Any, **chosen: Any) -> Any:
     """The default settings with what was chosen on the command line put in."""
     given = {name: value for name, value in chosen.items() if value is not None}
     return dataclasses.replace(default, **given)
+
+
+def check_choice(option: str, value: str, known: Iterable[str]) -> None:
+    """Refuse a word that an option does not know.
+
+    Raises:
+        PolyptychError: Naming the option, the word and what is known.
+    """
+    known = list(known)
+    if value not in known:
+        raise PolyptychError(f"{option} {value!r}; known: {', '.join(known)}")

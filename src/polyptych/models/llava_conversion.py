@@ -94,7 +94,7 @@ def layout_of(fields: Mapping[str, Any]) -> Layout | None:
 def read_llava(
     source: str | Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     vision_tower: str | Path | None = None,
     image_aspect_ratio: Literal["pad"] | None = None,
 ) -> tuple[PolyptychLlavaForConditionalGeneration, PolyptychProcessor]:
@@ -102,7 +102,7 @@ def read_llava(
 
     Args:
         source: Folder or hub name.
-        dtype: Type to compute in.
+        dtype: Type to compute in; None: that in which the word embeddings are stored.
         vision_tower: Original layout: folder or hub name of the CLIP or SigLIP model, where the
             weights leave it out or ``mm_vision_tower`` cannot be found.
         image_aspect_ratio: ``pad`` pads pictures to squares whatever the checkpoint says. LLaVA-1.5
@@ -128,16 +128,18 @@ def read_llava(
         None,
         config=config,
         state_dict=weights,
-        dtype=dtype,
+        dtype=weights[WORD_TABLES[0]].dtype if dtype is None else dtype,
     )
-    return model.eval(), _read_processor(folder, tower, config, image_aspect_ratio)
+    return model.eval(), read_processor(
+        folder, config, vision_tower=tower, image_aspect_ratio=image_aspect_ratio
+    )
 
 
 def read_llava_processor(source: str | Path) -> PolyptychProcessor:
     """The processor alone, without the weights; see :func:`read_llava`."""
     folder = local_folder(source, weights=False)
     config, tower = _read_config(folder, None)
-    return _read_processor(folder, tower, config, None)
+    return read_processor(folder, config, vision_tower=tower)
 
 
 def local_folder(source: str | Path, *, weights: bool = True) -> Path:
@@ -181,14 +183,19 @@ def _read_config(
         address = str(fields["mm_vision_tower"] if vision_tower is None else vision_tower)
         if (folder / address).is_dir():  # written beside the weights
             address = str(folder / address)
-        return config_from_original(fields, _tower_config(address)), address
+        return config_from_original(fields, vision_config_of(address)), address
     except PolyptychError as error:
         raise PolyptychError(f"{file}: {error}") from None
     except ValueError as error:  # another vision encoder, or a layer that it does not have
         raise PolyptychError(f"{file}: {error}") from error
 
 
-def _tower_config(address: str) -> PreTrainedConfig:
+def vision_config_of(address: str) -> PreTrainedConfig:
+    """The config of a vision tower: one of the published, or of a CLIP or SigLIP folder.
+
+    Args:
+        address: Its published name, folder or hub name.
+    """
     if address in PUBLISHED_TOWERS:
         return AutoConfig.for_model(**PUBLISHED_TOWERS[address])
     config = AutoConfig.from_pretrained(local_folder(address, weights=False))
@@ -259,16 +266,25 @@ def config_from_original(
 # Processors
 
 
-def _read_processor(
+def read_processor(
     folder: Path,
-    tower: str | None,
     config: PolyptychLlavaConfig,
-    image_aspect_ratio: Literal["pad"] | None,
+    *,
+    vision_tower: str | Path | None = None,
+    image_aspect_ratio: Literal["pad"] | None = None,
 ) -> PolyptychProcessor:
+    """The processor of a LLaVA, or of what is built on one.
+
+    Args:
+        folder: Folder with tokenizer and ``config.json``.
+        config: Ours.
+        vision_tower: Folder with the preprocessing, where ``folder`` has none.
+        image_aspect_ratio: See :func:`read_llava`.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= config.text_config.vocab_size:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    places = [folder, *([Path(tower)] if tower else [])]
+    places = [folder, *([Path(vision_tower)] if vision_tower else [])]
     places = [place for place in places if _has_image_processor(place)]
     if places:
         image_processor = AutoImageProcessor.from_pretrained(places[0], backend="pil")

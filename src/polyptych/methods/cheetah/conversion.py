@@ -203,14 +203,19 @@ def to_released(state_dict: Mapping[str, Tensor]) -> StateDict:
     return published | aliases
 
 
-def write_released(model: PolyptychCheetahForConditionalGeneration, path: str | Path) -> None:
+def write_released(state_dict: Mapping[str, Tensor], path: str | Path) -> None:
     """A file ``{"model": ...}`` that the published code takes as its Cheetah checkpoint.
 
     It holds what no other published file does: the projection and VPG-C's five tensors.
 
+    Args:
+        state_dict: A model's, in our names.
+        path: The file.
+
     Raises:
-        PolyptychError: When the system refuses.
+        PolyptychError: If one of them is missing, or the system refuses.
     """
-    own = {name: model.get_parameter(name).detach() for name in PROJECTION_TENSORS + VPGC_TENSORS}
+    require_cheetah(state_dict, source=str(path))
+    own = {name: state_dict[name] for name in PROJECTION_TENSORS + VPGC_TENSORS}
     with write_aside(path, binary=True) as file:
         torch.save({"model": to_released(own)}, file)

@@ -1,4 +1,4 @@
-"""Weights of the published checkpoints in our names, strictly.
+"""Weights of the published checkpoints in our names, strictly, and back.
 
 SAM (arXiv 2408.12867) is assembled from parts: an EVA-CLIP ViT-g file, a Vicuna folder, an
 InstructBLIP-Vicuna file ``{"model": ...}``, and SAM's own ``{"model": ...}`` on top, which holds
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from polyptych.errors import PolyptychError
+from polyptych.files import write_aside
 from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
 from polyptych.models.blip2_conversion import (
     EVA_NAMES,
@@ -27,6 +28,7 @@ from polyptych.models.blip2_conversion import (
     fit_vision,
     refuse_existing,
     to_ours,
+    to_published,
     with_pad_rows,
     write_model_folder,
 )
@@ -116,3 +118,27 @@ def convert_checkpoint(
         wanted = PolyptychSamForConditionalGeneration(config).state_dict()
     merged = overlay(converted, wanted, source=" + ".join(Path(part).name for part in parts))
     write_model_folder(out, merged, config, PolyptychSamForConditionalGeneration, processor)
+
+
+def write_released(state_dict: Mapping[str, Tensor], path: str | Path) -> None:
+    """A file ``{"model": ...}`` that the published code takes as its SAM checkpoint.
+
+    It holds what no other published file does: SAM's six tensors.
+
+    Args:
+        state_dict: A model's, in our names.
+        path: The file.
+
+    Raises:
+        PolyptychError: If the model has another form of guidance, or the system refuses.
+    """
+    require_sam(state_dict, source=str(path))
+    others = [n for n in state_dict if n.startswith(_GUIDANCE) and n not in SAM_TENSORS]
+    if others:
+        raise PolyptychError(
+            f"{path}: the published layout has no place for {len(others)} tensors of guidance "
+            f"'paper': {listed(others)}"
+        )
+    own = {name: state_dict[name] for name in SAM_TENSORS}
+    with write_aside(path, binary=True) as file:
+        torch.save({"model": to_published(own, NAMES)}, file)
