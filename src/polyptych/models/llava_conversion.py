@@ -190,14 +190,14 @@ def _read_config(
         raise PolyptychError(f"{file}: {error}") from error
 
 
-def vision_config_of(address: str) -> PreTrainedConfig:
+def vision_config_of(address: str | Path) -> PreTrainedConfig:
     """The config of a vision tower: one of the published, or of a CLIP or SigLIP folder.
 
     Args:
         address: Its published name, folder or hub name.
     """
-    if address in PUBLISHED_TOWERS:
-        return AutoConfig.for_model(**PUBLISHED_TOWERS[address])
+    if str(address) in PUBLISHED_TOWERS:
+        return AutoConfig.for_model(**PUBLISHED_TOWERS[str(address)])
     config = AutoConfig.from_pretrained(local_folder(address, weights=False))
     return getattr(config, "vision_config", config)
 
