@@ -100,9 +100,7 @@ def test_kept_states_need_a_method_at_a_layer_and_a_frozen_lower_half(tmp_path: 
     ):
         with pytest.raises(PolyptychError, match=message):
             train(
-                recipe(state_cache=str(tmp_path / "s")).model_copy(
-                    update={"trainable": trainable}
-                ),
+                recipe(state_cache=str(tmp_path / "s")).model_copy(update={"trainable": trainable}),
                 out=tmp_path / message[:8],
                 model=model,
                 processor=processor,
