@@ -128,8 +128,9 @@ def through_ray(encoder: Encoder, modality: Modality, workers: int) -> Runner:
         rows = [{"number": number, "items": list(items)} for number, items in batches]
         if not rows:
             return
+        worker: Any = _RayWorker  # Ray's types know functions only
         data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            _RayWorker,
+            worker,
             fn_constructor_args=(name, modality, encoder.fingerprint),
             compute=ray.data.ActorPoolStrategy(size=workers),
         )

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 
 from polyptych.errors import PolyptychError
+from polyptych.retrieval.optional import OptionalModule
 from polyptych.retrieval.store import IndexInfo, Kind, Recall, Store, adopt, check_file
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    faiss = OptionalModule("faiss")
 
 FLAT_UP_TO = 200_000
 """Entries up to which ``auto`` looks at every key."""

@@ -13,9 +13,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from polyptych.errors import PolyptychError
 from polyptych.files import write_aside
@@ -25,8 +23,14 @@ from polyptych.retrieval.inputs import (
     image_hashes,
     query_text,
 )
+from polyptych.retrieval.optional import OptionalModule
 from polyptych.retrieval.retriever import Hit, LeftOut, Retriever
 from polyptych.schema import Example
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = OptionalModule("pyarrow")
 
 _SEARCHED_TOGETHER = 4096
 

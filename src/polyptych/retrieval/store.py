@@ -19,15 +19,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from polyptych.data.records import parse_json, parse_record
 from polyptych.errors import PolyptychError
 from polyptych.files import write_aside
+from polyptych.retrieval.optional import OptionalModule
 from polyptych.schema import Example
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = OptionalModule("pyarrow")
 
 INDEX_FILE = "index.json"
 FORMAT = 1
@@ -37,15 +42,6 @@ Key = Literal["image", "text", "both"]
 
 Kind = Literal["flat", "hnsw", "ivfpq"]
 """How keys are searched: all of them, by a graph, by compressed inverted lists."""
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("image_hashes", pa.list_(pa.string())),
-        ("record", pa.string()),
-    ]
-)
 
 _DIGEST_BLOCK = 1 << 16
 _DIGEST_BLOCKS = 1024
@@ -244,20 +240,33 @@ def check_file(path: Path) -> None:
         )
 
 
+def entry_schema() -> pa.Schema:
+    """Columns of an entries file."""
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("text", pa.string()),
+            ("image_hashes", pa.list_(pa.string())),
+            ("record", pa.string()),
+        ]
+    )
+
+
 def write_entries(path: Path, rows: Iterator[dict[str, Any]], batch: int = 4096) -> int:
     """Write entries as Arrow, a batch at a time; returns their number."""
     count = 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+    schema = entry_schema()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         waiting: list[dict[str, Any]] = []
         for row in rows:
             waiting.append(row)
             count += 1
             if len(waiting) == batch:
-                writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=SCHEMA))
+                writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=schema))
                 waiting = []
         if waiting:
-            writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=SCHEMA))
+            writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=schema))
     return count
 
 
