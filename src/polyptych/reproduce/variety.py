@@ -14,11 +14,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from polyptych.errors import PolyptychError
 from polyptych.schema import Block, Example, ImageBlock, ImageRef, Message, TextBlock
 from polyptych.storybook.scenes import scene_from_json
 from polyptych.storybook.tasks.factors import Factor, FactorType, scene_factors, strongest
 from polyptych.storybook.tasks.group_captioning import QUESTIONS, references_for
 from polyptych.storybook.tasks.storytelling import NAMES
+
+_MOST_ATTEMPTS = 200
+"""For each group, on average."""
 
 
 def regrouped(
@@ -37,6 +41,9 @@ def regrouped(
         pictures: Least and greatest number of pictures in a group.
         factor_types: Types of factors, each as likely as the others.
         seed: Another seed makes other groups.
+
+    Raises:
+        PolyptychError: If the pictures are too few to share anything in so many groups.
     """
     rng = random.Random(f"regrouped/{seed}")
     images = [image for example in examples for image in example.images]
@@ -46,17 +53,19 @@ def regrouped(
     for place, found in enumerate(factors):
         for factor in found:
             places[factor].append(place)
-    choices = {
-        kind: [f for f in sorted(places) if f.type == kind and len(places[f]) >= pictures[1]]
-        for kind in factor_types
-    }
+    often = [f for f in sorted(places) if len(places[f]) >= pictures[1]]
+    by_type = [[f for f in often if f.type == kind] for kind in factor_types]
+    choices = [factors_of_type for factors_of_type in by_type if factors_of_type]
     made = 0
-    while made < count:
-        factor = rng.choice(choices[rng.choice(factor_types)])
+    for _ in range(_MOST_ATTEMPTS * count if choices else 0):
+        factor = rng.choice(rng.choice(choices))
         chosen = rng.sample(places[factor], rng.randint(*pictures))
         if strongest(set.intersection(*(factors[place] for place in chosen))) == {factor}:
             made += 1
             yield _group(f"regrouped-{made}", factor, [images[place] for place in chosen], rng)
+            if made == count:
+                return
+    raise PolyptychError(f"{made} of {count} groups found among {len(images)} pictures")
 
 
 def _group(
