@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from polyptych.retrieval.encoders import Modality
+from polyptych.retrieval.protocol import Modality
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
 
 WIDTH = 8

@@ -28,7 +28,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from polyptych.data.images import load_image
 from polyptych.errors import PolyptychError
 from polyptych.retrieval.building import build_index
-from polyptych.retrieval.encoders import Encoder, load_encoder
+from polyptych.retrieval.encoders import load_encoder
+from polyptych.retrieval.protocol import Encoder
 from polyptych.retrieval.retriever import Retriever
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "red", "ball", "a", "dog", "runs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,7 +22,13 @@ from polyptych.files import write_aside
 from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
 from polyptych.models.checkpoint import load_model
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.reproduce.answers import ANSWER_TOKENS, BATCH, cache_features, feature_cache
+from polyptych.reproduce.answers import (
+    ANSWER_TOKENS,
+    BATCH,
+    answer_all,
+    cache_features,
+    feature_cache,
+)
 from polyptych.reproduce.base import FactReadout, pictures_of, teach_to_see
 from polyptych.reproduce.runs import best_rates, execute_all, in_parallel
 from polyptych.reproduce.sam_variants import VARIANTS, build_base, build_variant, connector_size
@@ -282,6 +289,7 @@ def run_study(
     model, processor = fresh_base(shop, settings.budget)
     cache_features(shop, model.eval(), processor, shop.data.values())
     align(shop, settings.budget)
+    judge_base(shop, settings.budget)
 
     grid = [
         Run(variant, 0, rate, settings.grid_steps, settings.budget, "grid")
@@ -349,6 +357,22 @@ def align(shop: SamWorkshop, budget: Budget) -> None:
     with sdpa_kernel(SDPBackend.MATH):  # the fused CPU kernel is slow for a handful of queries
         _see(shop, budget, model, processor)
         train(recipe, out=shop.base(budget).parent, model=model, processor=processor)
+
+
+def judge_base(shop: SamWorkshop, budget: Budget) -> Path:
+    """Answer the validation sets with the base: whether there is anything to compare variants on.
+
+    Returns:
+        ``validation.json`` beside the base: every metric by task and group.
+    """
+    path = shop.base(budget).parent / "validation.json"
+    if not path.exists():
+        torch.set_num_threads(1)
+        model, processor = load_model(shop.base(budget))
+        record, _ = answer_all(shop, model, processor, "validation")
+        with write_aside(path) as file:
+            json.dump(record, file, indent=1)
+    return path
 
 
 def _see(

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from polyptych.data.records import ImageStore, dump_json, record_of
 from polyptych.errors import PolyptychError
-from polyptych.retrieval.encoders import Encoder, require
 from polyptych.retrieval.index import (
     build_structure,
     choose_kind,
@@ -26,6 +25,7 @@ from polyptych.retrieval.inputs import (
     key_text,
     modalities_of,
 )
+from polyptych.retrieval.protocol import Encoder, require
 from polyptych.retrieval.store import (
     INDEX_FILE,
     IndexInfo,

@@ -18,7 +18,8 @@ import numpy as np
 from polyptych.data.images import load_image
 from polyptych.errors import PolyptychError
 from polyptych.files import write_aside
-from polyptych.retrieval.encoders import Encoder, Modality, load_encoder, require
+from polyptych.retrieval.encoders import load_encoder
+from polyptych.retrieval.protocol import Encoder, Modality, require
 
 Work = tuple[int, Sequence[Any]]
 """A batch: its number and its items (image references or texts)."""

@@ -8,49 +8,29 @@ its keys, because vectors of different encoders mean nothing to each other.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from polyptych.errors import PolyptychError
+from polyptych.retrieval.imagebind import load_imagebind
+from polyptych.retrieval.protocol import Encoder, Modality, fingerprint, require
 from polyptych.vision.encoder import VisionEncoder, feature_choice
 from polyptych.vision.feature_cache import encoder_fingerprint
-
-Modality = Literal["image", "text"]
 
 DEFAULT_ENCODER = "storybook-encoder"
 """What encodes where nothing else is named: comes with the package, sees drawn pictures only."""
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 _TWO_SIDED = ("clip", "siglip", "siglip2")
-
-
-class Encoder(Protocol):
-    """What an index needs to know of an encoder."""
-
-    name: str
-    """How to load it again: a bundled name, a folder, a hub name or a file."""
-    dimension: int
-    """Width D of its vectors."""
-    modalities: tuple[Modality, ...]
-    """What it encodes."""
-    fingerprint: str
-    """A hash of all that decides its vectors."""
-
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Decoded RGB pictures to unit vectors (n, D), float32."""
-
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts to unit vectors (n, D), float32."""
 
 
 def load_encoder(name: str | Path = DEFAULT_ENCODER, *, device: str = "cpu") -> Encoder:
@@ -65,8 +45,6 @@ def load_encoder(name: str | Path = DEFAULT_ENCODER, *, device: str = "cpu") -> 
     """
     name = str(name)
     if name.endswith(".pth"):
-        from polyptych.retrieval.imagebind import load_imagebind
-
         return load_imagebind(name, device=device)
     bundled = _ASSETS / name
     path = str(bundled) if (bundled / "config.json").exists() else name
@@ -84,33 +62,24 @@ def load_encoder(name: str | Path = DEFAULT_ENCODER, *, device: str = "cpu") -> 
     return PictureEncoder(name, path, device)
 
 
-def require(encoder: Encoder, modality: Modality) -> None:
-    """Refuse what an encoder has no side for.
-
-    Raises:
-        PolyptychError: Naming the encoder and what it encodes.
-    """
-    if modality not in encoder.modalities:
-        other = " and ".join(f"{known}s" for known in encoder.modalities)
-        raise PolyptychError(f"{encoder.name} encodes {other} only, no {modality}s")
-
-
 class _Loaded:
     """What the encoders of transformers share: name, device, one call under inference mode."""
 
     modalities: tuple[Modality, ...]
+    dimension: int
+    fingerprint: str
 
     def __init__(self, name: str, device: str) -> None:
         self.name, self.device = name, device
 
     def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Decoded RGB pictures to unit vectors (n, D)."""
-        require(self, "image")  # type: ignore[arg-type]
+        require(self, "image")
         return self._run(self._embed_images, images)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts to unit vectors (n, D)."""
-        require(self, "text")  # type: ignore[arg-type]
+        require(self, "text")
         return self._run(self._embed_texts, texts)
 
     @torch.inference_mode()
@@ -226,15 +195,6 @@ class SentenceEncoder(_Loaded):
             return states[:, 0]
         mask = rows["attention_mask"][..., None].to(states)
         return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-def fingerprint(model: nn.Module, settings: dict[str, Any]) -> str:
-    """A hash of weights and settings: 16 hexadecimal digits."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy())
-    return digest.hexdigest()[:16]
 
 
 def _sentence_pooling(path: str) -> Literal["mean", "cls"]:

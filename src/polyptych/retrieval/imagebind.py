@@ -22,7 +22,7 @@ from torch.nn.functional import conv2d, interpolate, normalize, scaled_dot_produ
 
 from polyptych.errors import PolyptychError
 from polyptych.retrieval.clip_tokenizer import ClipTokenizer
-from polyptych.retrieval.encoders import Modality, fingerprint
+from polyptych.retrieval.protocol import Modality, fingerprint
 
 LICENSE_NOTICE = (
     "ImageBind's weights are licensed CC BY-NC-SA 4.0: non-commercial use only, "

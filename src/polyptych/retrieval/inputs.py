@@ -17,7 +17,7 @@ import numpy as np
 from polyptych.data.images import image_hash
 from polyptych.errors import PolyptychError
 from polyptych.retrieval.embedding import BATCH_SIZE, embed, serially, through_ray
-from polyptych.retrieval.encoders import Encoder, Modality, require
+from polyptych.retrieval.protocol import Encoder, Modality, require
 from polyptych.retrieval.store import Key
 from polyptych.schema import Example, ImageRef
 

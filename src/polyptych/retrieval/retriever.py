@@ -12,7 +12,7 @@ import numpy as np
 
 from polyptych.errors import PolyptychError
 from polyptych.retrieval.building import check_encoder
-from polyptych.retrieval.encoders import Encoder, load_encoder
+from polyptych.retrieval.encoders import load_encoder
 from polyptych.retrieval.index import VectorIndex
 from polyptych.retrieval.inputs import (
     Embedding,
@@ -22,6 +22,7 @@ from polyptych.retrieval.inputs import (
     modalities_of,
     query_text,
 )
+from polyptych.retrieval.protocol import Encoder
 from polyptych.retrieval.store import Store
 from polyptych.schema import Example
 
