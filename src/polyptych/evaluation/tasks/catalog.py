@@ -41,6 +41,8 @@ class Benchmark:
     """From its folder to the task."""
     folder: str = ""
     """Below the folder of all data; empty for its name."""
+    sample: Callable[[Path], None] | None = None
+    """Draws a small set in the published layout into its folder; None where there is none yet."""
 
     def task(self, data: str | Path) -> Task:
         """The task over its files in ``data``.
