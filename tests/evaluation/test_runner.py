@@ -16,6 +16,7 @@ from polyptych.evaluation import runner
 from polyptych.evaluation.runner import answer, data_hash, evaluate, generate, model_hash
 from polyptych.evaluation.scorers import Estimate, item_scorer
 from polyptych.evaluation.task import GenerationSettings, Task, prompt_text
+from polyptych.files import line_writer
 from polyptych.schema import Example, TextBlock
 from polyptych.testing import tiny_examples, tiny_model, tiny_processor
 
@@ -183,7 +184,7 @@ def test_hashes_see_what_matters(model: Any, examples: list[Example]) -> None:
 def test_a_refusing_disk_is_one_clear_line_and_keeps_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl.running"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with runner._line_writer(path) as write:
+    with line_writer(path) as write:
         write("{}\n")
         resource.setrlimit(resource.RLIMIT_FSIZE, (3, limits[1]))
         try:

@@ -1,4 +1,4 @@
-"""Running a model over a task: answers to a file as they come, then scores with their context.
+"""Running an answerer over a task: answers to a file as they come, then scores with their context.
 
 A run can be killed at any moment. While it runs, answers stand in ``NAME.running``, one line each,
 in the order in which they were made (batches of similar length, longest first, so that a shortage
@@ -9,38 +9,41 @@ At the end the lines are put in the examples' order and written under their fina
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import PIL
-import torch
-import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from polyptych.data.collation import Collator
 from polyptych.data.images import image_hash
 from polyptych.data.records import parse_json, read_lines
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.scorers import Estimate, accepted_answers, estimate, measure
+from polyptych.evaluation.answering import Answerer, digest, obeyed, run_key
+from polyptych.evaluation.baselines import baselines
+from polyptych.evaluation.scorers import (
+    Estimate,
+    accepted_answers,
+    estimate,
+    image_clusters,
+    measure,
+)
 from polyptych.evaluation.statistics import CONFIDENCE, RESAMPLES
 from polyptych.evaluation.task import GenerationSettings, Task, prompt_text
 from polyptych.files import write_aside
-from polyptych.schema import Example, Prediction
+from polyptych.schema import Example, ImageRef, Prediction
 
 PREDICTIONS_FILE = "predictions.jsonl"
 SCORES_FILE = "scores.json"
 
 
 def evaluate(
-    model: Any,
-    processor: Any,
+    answerer: Answerer,
     task: Task,
     out: str | Path,
     *,
@@ -53,8 +56,7 @@ def evaluate(
     Writes ``predictions.jsonl`` and ``scores.json`` into the folder ``out``.
 
     Args:
-        model: A model with ``generate``.
-        processor: The processor saved beside it.
+        answerer: Who answers, such as ``LocalModel(model, processor)``.
         task: What is asked and how it is judged.
         out: Folder of this run; an interrupted run in it is taken up again.
         settings: Decoding; default: the task's own.
@@ -70,16 +72,25 @@ def evaluate(
     out, settings = Path(out), settings or task.settings
     examples = list(task.load())
     predictions = generate(
-        model, processor, examples, out / PREDICTIONS_FILE, settings=settings, progress=progress
+        answerer, examples, out / PREDICTIONS_FILE, settings=settings, progress=progress
     )
+    clusters = image_clusters(examples)
     scores = [
-        estimate(measured, seed=seed) for measured in measure(task.scorers, examples, predictions)
+        estimate(measured, clusters=clusters, seed=seed)
+        for measured in measure(task.scorers, examples, predictions)
     ]
     record = {
         "task": task.name,
+        "origin": dict(task.origin),
         "scores": [score_record(score) for score in scores],
-        "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": seed},
-        **run_context(model, processor, examples, settings),
+        "baselines": baselines(task, examples),
+        "bootstrap": {
+            "resamples": RESAMPLES,
+            "confidence": CONFIDENCE,
+            "seed": seed,
+            "clusters": len(set(clusters.values())),
+        },
+        **run_context(answerer, examples, settings),
     }
     with write_aside(out / SCORES_FILE) as file:
         json.dump(record, file, indent=1, ensure_ascii=False)
@@ -87,8 +98,7 @@ def evaluate(
 
 
 def generate(
-    model: Any,
-    processor: Any,
+    answerer: Answerer,
     examples: Sequence[Example],
     out: str | Path,
     *,
@@ -98,8 +108,7 @@ def generate(
     """Answer every example and write one JSON line each.
 
     Args:
-        model: A model with ``generate``.
-        processor: The processor saved beside it.
+        answerer: Who answers, such as ``LocalModel(model, processor)``.
         examples: What is asked; ids are unique.
         out: File of predictions; see the module's docstring for interrupted runs.
         settings: Decoding.
@@ -112,13 +121,13 @@ def generate(
         PolyptychError: For repeated ids, or if ``out`` holds answers made with other settings, by
             another model or to other questions.
     """
-    out = Path(out)
+    out, settings = Path(out), obeyed(answerer, settings)
     by_id = {example.id: example for example in examples}
     if len(by_id) < len(examples):
         raise PolyptychError(f"{len(examples)} examples have only {len(by_id)} different ids")
     running = out.with_name(out.name + ".running")
     source = out if out.exists() else running
-    key = run_key(model, processor, settings)
+    key = run_key(answerer, settings)
     done = _read_done(source, by_id, key) if source.exists() else {}
     if source == out and len(done) < len(examples):
         raise PolyptychError(
@@ -127,68 +136,28 @@ def generate(
         )
     todo = [example for example in examples if example.id not in done]
     if todo:
-        batches = _batches(todo, processor.tokens_per_image, settings.batch_size)
-        bar = _progress(out.stem, progress, len(done), len(examples))
-        with _line_writer(running) as write, bar as step:
+        batches = batches_by_length(todo, processor.tokens_per_image, settings.batch_size)
+        bar = progress_bar(out.stem, shown=progress, done=len(done), total=len(examples))
+        with line_writer(running) as write, bar as step:
             for batch in batches:
-                answered = _answer_timed(model, processor, batch, settings, key)
-                write("".join(map(_line, answered)))
+                answered = _answer_timed(answerer, batch, settings, key)
+                write("".join(map(_line, answered, batch)))
                 done.update({prediction.id: prediction for prediction in answered})
                 step(len(batch))
     predictions = [done[example.id] for example in examples]
     if source != out:
         with write_aside(out) as file:
-            file.writelines(_line(prediction) for prediction in predictions)
+            file.writelines(map(_line, predictions, examples))
         running.unlink(missing_ok=True)
     return predictions
 
 
-@torch.inference_mode()
-def answer(
-    model: Any, processor: Any, examples: Sequence[Example], settings: GenerationSettings
-) -> list[str]:
-    """Answer one batch: ``images and words -> text``, nothing written.
-
-    Sampling starts from ``settings.seed`` in every call and leaves the caller's random state as it
-    was.
-    """
-    inputs = model_inputs(model, processor, examples)
-    sequences = generate_ids(model, processor, inputs, settings)
-    return processor.decode_answers(sequences, inputs["input_ids"].shape[1])
-
-
-def generate_ids(
-    model: Any, processor: Any, inputs: Mapping[str, Any], settings: GenerationSettings
-) -> torch.Tensor:
-    """Prompts and answers (rows, T + L) of prepared inputs; sampling as in :func:`answer`."""
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices, enabled=settings.do_sample):
-        if settings.do_sample:
-            torch.manual_seed(settings.seed)
-        return model.generate(**inputs, **settings.arguments(), pad_token_id=processor.pad_token_id)
-
-
-def model_inputs(
-    model: Any, processor: Any, examples: Sequence[Example]
-) -> dict[str, torch.Tensor]:
-    """Prompts and pictures of a batch, where the model is and in the type it computes in."""
-    batch: Any = Collator(processor, training=False)(examples)
-    return {
-        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for name, value in batch.items()
-    }
-
-
 def _answer_timed(
-    model: Any,
-    processor: Any,
-    batch: Sequence[Example],
-    settings: GenerationSettings,
-    key: str,
+    answerer: Answerer, batch: Sequence[Example], settings: GenerationSettings, key: str
 ) -> list[Prediction]:
     """Predictions of one batch; ``seconds`` is the batch's time divided by its size."""
     start = time.perf_counter()
-    texts = answer(model, processor, batch, settings)
+    texts = answerer.answer(batch, settings)
     seconds = (time.perf_counter() - start) / len(batch)
     return [
         Prediction(
@@ -203,7 +172,7 @@ def _answer_timed(
     ]
 
 
-def _batches(
+def batches_by_length(
     examples: Sequence[Example], tokens_per_image: int, size: int
 ) -> Iterator[Sequence[Example]]:
     """Examples of similar length together, longest first (about four letters are one token)."""
@@ -219,19 +188,27 @@ def _batches(
 
 # Lines of the predictions file.
 
-_LINE_KEYS = frozenset({"id", "prediction", "references", "prompt", "seconds", "settings"})
+_LINE_KEYS = frozenset(
+    {"id", "prediction", "references", "prompt", "images", "seconds", "settings"}
+)
 
 
-def _line(prediction: Prediction) -> str:
+def _line(prediction: Prediction, example: Example) -> str:
     record = {
         "id": prediction.id,
         "prediction": prediction.text,
         "references": list(prediction.references),
         "prompt": prediction.prompt,
+        "images": [image_name(image) for image in example.images],
         "seconds": round(prediction.seconds or 0.0, 4),
         "settings": prediction.settings["hash"],
     }
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def image_name(image: ImageRef) -> str:
+    """The path of an image, or ``sha256:`` and its hash where there is none."""
+    return image.path if image.path is not None else f"sha256:{image_hash(image)}"
 
 
 def _read_done(path: Path, by_id: dict[str, Example], key: str) -> dict[str, Prediction]:
@@ -266,34 +243,10 @@ def _read_done(path: Path, by_id: dict[str, Example], key: str) -> dict[str, Pre
 
 
 @contextmanager
-def _line_writer(path: Path) -> Iterator[Callable[[str], None]]:
-    """Append whole lines; a torn last line of a killed run is cut off first."""
-    with ExitStack() as stack:
-        with _refusals(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(path, "ab+", buffering=0))
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-
-        def write(lines: str) -> None:
-            rest = memoryview(lines.encode())
-            with _refusals(path):
-                while rest:
-                    rest = rest[file.write(rest) :]
-
-        yield write
-
-
-@contextmanager
-def _refusals(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PolyptychError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _progress(name: str, shown: bool, done: int, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(
+    name: str, *, shown: bool, done: int, total: int
+) -> Iterator[Callable[[int], None]]:
+    """A bar with an estimate of the time left, on a terminal; yields what moves it on."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -316,39 +269,26 @@ def score_record(score: Estimate) -> dict[str, Any]:
 
 
 def run_context(
-    model: Any, processor: Any, examples: Sequence[Example], settings: GenerationSettings
+    answerer: Answerer, examples: Sequence[Example], settings: GenerationSettings
 ) -> dict[str, Any]:
     """Everything that a reader needs to judge or repeat a number."""
+    settings = obeyed(answerer, settings)
     return {
         "count": len(examples),
         "data_hash": data_hash(examples),
-        "model": {"name": model.config.name_or_path, "hash": model_hash(model)},
-        "prompt_template": processor.template,
+        "answerer": answerer.name,
+        **answerer.context(),
+        "prompt": prompt_text(examples[0].prompt) if examples else "",
         "settings": dataclasses.asdict(settings),
-        "settings_hash": run_key(model, processor, settings),
+        "settings_hash": run_key(answerer, settings),
+        "settings_ignored": sorted(answerer.ignores),
         "versions": versions(),
     }
 
 
-def run_key(model: Any, processor: Any, settings: GenerationSettings) -> str:
-    """Twelve hex digits of decoding settings, row layout and weights: what makes an answer."""
-    layout = json.dumps(dataclasses.asdict(processor.settings), sort_keys=True)
-    return _digest(settings.hash, layout, model_hash(model))
-
-
-def model_hash(model: Any) -> str:
-    """Twelve hex digits of names, shapes and a few numbers of every weight: cheap at any size."""
-    parts = []
-    for name, weight in model.state_dict().items():
-        flat = weight.detach().reshape(-1)
-        some = flat[:: max(1, flat.numel() // 8)].double().cpu().tolist()
-        parts.append(f"{name} {tuple(weight.shape)} {some}")
-    return _digest(*parts)
-
-
 def data_hash(examples: Sequence[Example]) -> str:
     """Twelve hex digits of ids, prompts, references and pictures, in order."""
-    return _digest(
+    return digest(
         *(
             json.dumps(
                 [
@@ -364,17 +304,9 @@ def data_hash(examples: Sequence[Example]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes answers and decodes images."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "pillow": PIL.__version__,
-    }
-
-
-def _digest(*parts: str) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() + b"\0")
-    return digest.hexdigest()[:12]
+    """Versions of what computes answers, decodes images and scores; those that are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("polyptych", "torch", "transformers", "pillow", "numpy"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
