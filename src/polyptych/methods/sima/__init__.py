@@ -1,0 +1,1 @@
+"""SIMA: a model improves itself on its own answers, judged by itself."""
