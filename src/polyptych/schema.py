@@ -169,6 +169,7 @@ class PreferencePair:
     chosen: str
     rejected: str
     images: tuple[ImageRef, ...] = ()
+    shots: tuple[Example, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
