@@ -26,7 +26,7 @@ from polyptych import cli
 from polyptych.data.images import MAX_IMAGE_PIXELS
 from polyptych.data.records import write_records
 from polyptych.errors import PolyptychError
-from polyptych.evaluation import runner
+from polyptych.evaluation import local_model
 from polyptych.evaluation.task import GenerationSettings
 from polyptych.models.checkpoint import load_model, load_processor
 from polyptych.storybook.generation import make_examples, write_dataset
@@ -416,7 +416,7 @@ def test_an_interruption_between_answers(
     model: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
-    answer, batches = runner.answer, []
+    answer, batches = local_model.answer, []
 
     def interrupted(*arguments: object) -> list[str]:
         if len(batches) == 2:
@@ -425,7 +425,7 @@ def test_an_interruption_between_answers(
         return answer(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "answer", interrupted)
+        patch.setattr(local_model, "answer", interrupted)
         refused(generate(model, records, out), "interrupted")
     assert not out.exists()
     assert generate(model, records, whole).exit_code == 0
@@ -457,5 +457,5 @@ def test_requests_are_checked_before_a_folder_is_made(tmp_path: Path) -> None:
 def test_forty_pictures_and_none_in_one_batch() -> None:
     model, processor = tiny_model(), tiny_processor(max_length=None)
     examples, settings = tiny_examples(2, (40, 0)), GenerationSettings(max_new_tokens=3)
-    alone = [runner.answer(model, processor, [example], settings)[0] for example in examples]
-    assert runner.answer(model, processor, examples, settings) == alone
+    alone = [local_model.answer(model, processor, [example], settings)[0] for example in examples]
+    assert local_model.answer(model, processor, examples, settings) == alone

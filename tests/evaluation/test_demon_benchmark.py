@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 
 from polyptych import cli
 from polyptych.errors import PolyptychError
-from polyptych.evaluation import runner
+from polyptych.evaluation import local_model
 from polyptych.evaluation.demon.aggregation import AVERAGES, Summary, summarize
 from polyptych.evaluation.demon.benchmark import SETTINGS, demon_task
 from polyptych.evaluation.demon.catalog import CATEGORIES, DATASETS, datasets_of
 from polyptych.evaluation.demon.published import published_ablation, published_models
 from polyptych.evaluation.demon.sample_tasks import SAMPLE_TASKS
 from polyptych.evaluation.demon.scorer import FIXED, RELEASED, demon_scorer, released_crash
+from polyptych.evaluation.local_model import LocalModel
 from polyptych.evaluation.scorers import measure
 from polyptych.evaluation.tasks.demon import (
     evaluate_demon,
@@ -111,7 +112,9 @@ def test_right_answers_to_the_sample_get_full_marks(tmp_path: Path) -> None:
 def test_from_folder_to_report(root: Path, model: Any, processor: Any, tmp_path: Path) -> None:
     benchmark = read_benchmark(root)
     options: dict[str, Any] = {"settings": FAST, "progress": False}
-    summary = evaluate_demon(model, processor, benchmark, tmp_path, name="ours", **options)
+    summary = evaluate_demon(
+        LocalModel(model, processor), benchmark, tmp_path, name="ours", **options
+    )
     assert set(summary.datasets["fixed"]) == set(benchmark.datasets)
     assert set(summary.categories["fixed"]) == {*CATEGORIES, *AVERAGES, "Overall"}
     assert len(summary.missing) == 29 - len(SAMPLE_TASKS)
@@ -135,9 +138,9 @@ def test_a_killed_benchmark_goes_on(
 ) -> None:
     benchmark = read_benchmark(root)
     options: dict[str, Any] = {"settings": FAST, "progress": False}
-    whole = evaluate_demon(model, processor, benchmark, tmp_path / "whole", **options)
+    whole = evaluate_demon(LocalModel(model, processor), benchmark, tmp_path / "whole", **options)
     asked: list[str] = []
-    answer = runner.answer
+    answer = local_model.answer
 
     def dying(model: Any, processor: Any, batch: Any, settings: Any) -> list[str]:
         if len(asked) >= 5:
@@ -145,17 +148,19 @@ def test_a_killed_benchmark_goes_on(
         asked.extend(example.id for example in batch)
         return answer(model, processor, batch, settings)
 
-    monkeypatch.setattr(runner, "answer", dying)
+    monkeypatch.setattr(local_model, "answer", dying)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_demon(model, processor, benchmark, tmp_path / "killed", **options)
+        evaluate_demon(LocalModel(model, processor), benchmark, tmp_path / "killed", **options)
     assert not (tmp_path / "killed" / "demon.json").exists()
 
     def going_on(model: Any, processor: Any, batch: Any, settings: Any) -> list[str]:
         asked.extend(example.id for example in batch)
         return answer(model, processor, batch, settings)
 
-    monkeypatch.setattr(runner, "answer", going_on)
-    resumed = evaluate_demon(model, processor, benchmark, tmp_path / "killed", **options)
+    monkeypatch.setattr(local_model, "answer", going_on)
+    resumed = evaluate_demon(
+        LocalModel(model, processor), benchmark, tmp_path / "killed", **options
+    )
     assert resumed == whole
     assert sorted(asked) == sorted(e.id for es in benchmark.datasets.values() for e in es)
 
@@ -166,10 +171,15 @@ def test_a_crash_of_the_published_scorer_is_told_and_the_rest_scored(
     def dots(model: Any, processor: Any, batch: Any, settings: Any) -> list[str]:
         return ["." * 60 for _ in batch]
 
-    monkeypatch.setattr(runner, "answer", dots)
+    monkeypatch.setattr(local_model, "answer", dots)
     benchmark = read_benchmark(root)
     summary = evaluate_demon(
-        model, processor, benchmark, tmp_path, settings=FAST, name="dots", progress=False
+        LocalModel(model, processor),
+        benchmark,
+        tmp_path,
+        settings=FAST,
+        name="dots",
+        progress=False,
     )
     assert "VIST" not in summary.datasets["released"]
     assert summary.datasets["fixed"]["VIST"].value == 0

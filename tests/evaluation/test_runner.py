@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from polyptych.errors import PolyptychError
-from polyptych.evaluation import runner
-from polyptych.evaluation.runner import answer, data_hash, evaluate, generate, model_hash
+from polyptych.evaluation import local_model
+from polyptych.evaluation.local_model import LocalModel, answer, model_hash
+from polyptych.evaluation.runner import data_hash, evaluate, generate
 from polyptych.evaluation.scorers import Estimate, item_scorer
 from polyptych.evaluation.task import GenerationSettings, Task, prompt_text
 from polyptych.files import line_writer
@@ -40,7 +41,7 @@ def examples() -> list[Example]:
 
 def run(model: Any, processor: Any, examples: list[Example], out: Path, **settings: Any) -> Any:
     settings = dataclasses.replace(SETTINGS, **settings)
-    return generate(model, processor, examples, out, settings=settings, progress=False)
+    return generate(LocalModel(model, processor), examples, out, settings=settings, progress=False)
 
 
 def test_predictions_come_back_in_order_and_stand_in_the_file(
@@ -86,7 +87,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
         return answer(model, processor, batch, settings)
 
     out = tmp_path / "killed.jsonl"
-    monkeypatch.setattr(runner, "answer", dying)
+    monkeypatch.setattr(local_model, "answer", dying)
     with pytest.raises(KeyboardInterrupt):
         run(model, processor, examples, out, do_sample=do_sample)
     running = tmp_path / "killed.jsonl.running"
@@ -101,7 +102,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
         asked_again.extend(example.id for example in batch)
         return answer(model, processor, batch, settings)
 
-    monkeypatch.setattr(runner, "answer", counting)
+    monkeypatch.setattr(local_model, "answer", counting)
     resumed = run(model, processor, examples, out, do_sample=do_sample)
     assert sorted(asked + asked_again) == sorted(e.id for e in examples)
     assert [p.text for p in resumed] == [p.text for p in whole]
@@ -143,7 +144,9 @@ def test_answers_of_another_run_are_refused(
     with pytest.raises(PolyptychError, match="2 examples have only 1 different ids"):
         run(model, processor, [examples[0], examples[0]], tmp_path / "twice.jsonl")
     out.write_text('{"id": "tiny-0"}\n')
-    with pytest.raises(PolyptychError, match=r"line 1: not a prediction; missing prediction"):
+    with pytest.raises(
+        PolyptychError, match=r"line 1: not a prediction; missing images, prediction"
+    ):
         run(model, processor, examples, out)
 
 
@@ -154,7 +157,7 @@ def test_evaluate_writes_scores_with_their_context(
         return float(len(text) % 2)
 
     task = Task("tiny", lambda: examples, (item_scorer("odd[test]", judge),), SETTINGS)
-    (score,) = evaluate(model, processor, task, tmp_path, progress=False)
+    (score,) = evaluate(LocalModel(model, processor), task, tmp_path, progress=False)
     assert isinstance(score, Estimate)
     assert score.per_item is not None
     assert score.value == pytest.approx(sum(score.per_item.values()) / 8)

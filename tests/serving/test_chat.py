@@ -9,7 +9,7 @@ from PIL import Image
 
 from polyptych.data.images import load_image
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.runner import answer
+from polyptych.evaluation.local_model import answer
 from polyptych.evaluation.task import GenerationSettings, prompt_text
 from polyptych.serving.chat import Chat, ask, question_example
 from polyptych.testing import tiny_image, tiny_model, tiny_processor

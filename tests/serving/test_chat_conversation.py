@@ -11,8 +11,8 @@ import torch
 
 from polyptych.data.images import load_image
 from polyptych.errors import PolyptychError
-from polyptych.evaluation import runner
-from polyptych.evaluation.runner import answer
+from polyptych.evaluation import local_model
+from polyptych.evaluation.local_model import answer
 from polyptych.evaluation.task import GenerationSettings
 from polyptych.language.halves import decoder_layers
 from polyptych.schema import Example
@@ -98,9 +98,9 @@ def recorded_ids(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.Tensor]
         rows.append(original(*inputs))
         return rows[-1]
 
-    original = runner.generate_ids
+    original = local_model.generate_ids
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "generate_ids", generate_ids)
+        patch.setattr(local_model, "generate_ids", generate_ids)
         patch.setattr(conversation_module, "generate_ids", generate_ids)
         yield rows
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from polyptych.data.records import read_lines
-from polyptych.evaluation.runner import model_inputs
+from polyptych.evaluation.local_model import model_inputs
 from polyptych.evaluation.task import GenerationSettings
 from polyptych.serving.attention import looks
 from polyptych.serving.demo import DemoSettings, run

@@ -39,6 +39,7 @@ def generate(
     """
     from polyptych.data.readers import read_examples
     from polyptych.evaluation import runner
+    from polyptych.evaluation.local_model import LocalModel
     from polyptych.evaluation.task import GenerationSettings
     from polyptych.models.checkpoint import load_model
 
@@ -48,7 +49,8 @@ def generate(
     examples = list(read_examples(data))
     hide_bars()
     loaded, processor = load_model(model, device=find_device(device))
-    predictions = runner.generate(loaded, processor, examples, out, settings=settings)
+    answerer = LocalModel(loaded, processor)
+    predictions = runner.generate(answerer, examples, out, settings=settings)
     typer.echo(f"{len(predictions)} predictions in {out}")
 
 
@@ -90,13 +92,14 @@ def evaluate(
         _evaluate_demon(model, root, split, out, decoding, device)
         return
     from polyptych.evaluation import runner
+    from polyptych.evaluation.local_model import LocalModel
     from polyptych.models.checkpoint import load_model
 
     chosen = _task(task, count)
     settings = chosen_decoding(chosen.settings, **decoding)
     hide_bars()
     loaded, processor = load_model(model, device=find_device(device))
-    scores = runner.evaluate(loaded, processor, chosen, out, settings=settings)
+    scores = runner.evaluate(LocalModel(loaded, processor), chosen, out, settings=settings)
     for score in scores:
         low, high = score.interval
         typer.echo(f"{score.name:<28} {score.value:8.4f}  [{low:.4f}, {high:.4f}]  n={score.count}")
@@ -113,6 +116,7 @@ def _evaluate_demon(
 ) -> None:
     """All tasks of the benchmark; the data are read and checked before the model is loaded."""
     from polyptych.evaluation.demon.commands import show
+    from polyptych.evaluation.local_model import LocalModel
     from polyptych.evaluation.tasks import demon
     from polyptych.models.checkpoint import load_model
 
@@ -122,7 +126,8 @@ def _evaluate_demon(
     settings = chosen_decoding(demon.SETTINGS, **decoding)
     hide_bars()
     loaded, processor = load_model(model, device=find_device(device))
-    show(demon.evaluate_demon(loaded, processor, benchmark, out, settings=settings))
+    answerer = LocalModel(loaded, processor)
+    show(demon.evaluate_demon(answerer, benchmark, out, settings=settings))
     typer.echo(f"written to {out}")
 
 

@@ -13,7 +13,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from polyptych.evaluation.scorers import (
 )
 from polyptych.evaluation.statistics import CONFIDENCE, RESAMPLES
 from polyptych.evaluation.task import GenerationSettings, Task, prompt_text
-from polyptych.files import write_aside
+from polyptych.files import line_writer, write_aside
 from polyptych.schema import Example, ImageRef, Prediction
 
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -136,7 +136,7 @@ def generate(
         )
     todo = [example for example in examples if example.id not in done]
     if todo:
-        batches = batches_by_length(todo, processor.tokens_per_image, settings.batch_size)
+        batches = batches_by_length(todo, answerer.tokens_per_image, settings.batch_size)
         bar = progress_bar(out.stem, shown=progress, done=len(done), total=len(examples))
         with line_writer(running) as write, bar as step:
             for batch in batches:

@@ -7,7 +7,8 @@ the whole set with its bootstrap interval), and two of them, on the same items, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,14 +112,46 @@ def measure(
     return [item for scorer in scorers for item in scorer(examples, matched)]
 
 
+def image_clusters(examples: Iterable[Example]) -> dict[str, Hashable]:
+    """What each example's id is drawn with: all examples of the same images are one cluster.
+
+    Examples without an image stand for themselves.
+    """
+    return {
+        example.id: tuple(
+            image.path or hashlib.sha256(image.data or b"").hexdigest() for image in example.images
+        )
+        or (example.id, "no image")
+        for example in examples
+    }
+
+
+def _clusters_for(
+    measurement: Measurement, clusters: Mapping[str, Hashable] | None
+) -> list[Hashable] | None:
+    """Clusters of a measurement's rows; None where a row is no example (both questions of one)."""
+    if clusters is None or not all(identity in clusters for identity in measurement.ids):
+        return None
+    return [clusters[identity] for identity in measurement.ids]
+
+
 def estimate(
     measurement: Measurement,
     *,
+    clusters: Mapping[str, Hashable] | None = None,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Estimate:
-    """The value over the whole set, its interval, and each item's own value where it has one."""
+    """The value over the whole set, its interval, and each item's own value where it has one.
+
+    Args:
+        measurement: Item statistics.
+        clusters: What the items' ids are drawn with; see :func:`image_clusters`.
+        resamples: Draws of the bootstrap.
+        confidence: Share of draws inside the interval.
+        seed: Equal seeds draw equal items.
+    """
     statistics, aggregate = measurement.statistics, measurement.aggregate
     per_item = None
     if measurement.per_item:
@@ -131,7 +164,12 @@ def estimate(
         count=len(measurement.ids) if per_item is None else len(per_item),
         per_item=per_item,
         interval=bootstrap_interval(
-            statistics, aggregate, resamples=resamples, confidence=confidence, seed=seed
+            statistics,
+            aggregate,
+            clusters=_clusters_for(measurement, clusters),
+            resamples=resamples,
+            confidence=confidence,
+            seed=seed,
         ),
     )
 
@@ -140,11 +178,12 @@ def compare(
     first: Measurement,
     second: Measurement,
     *,
+    clusters: Mapping[str, Hashable] | None = None,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Difference:
-    """First minus second, on the same items.
+    """First minus second, on the same items; arguments as for :func:`estimate`.
 
     Raises:
         PolyptychError: If the two measure different things or different items.
@@ -160,6 +199,7 @@ def compare(
         first.statistics,
         second.statistics,
         first.aggregate,
+        clusters=_clusters_for(first, clusters),
         resamples=resamples,
         confidence=confidence,
         seed=seed,

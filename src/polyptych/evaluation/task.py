@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,8 @@ class Task:
     """Each gives one or more metrics over all predictions."""
     settings: GenerationSettings = field(default_factory=GenerationSettings)
     """The decoding that the benchmark's published numbers use."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """How it is found again, as :class:`polyptych.evaluation.tasks.finding.TaskSource` writes."""
 
 
 def prompt_text(messages: Sequence[Message], image_token: str = "<image>") -> str:

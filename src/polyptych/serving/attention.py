@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polyptych.evaluation.runner import model_inputs
+from polyptych.evaluation.local_model import model_inputs
 from polyptych.schema import Example
 
 Grid = NDArray[np.float32]

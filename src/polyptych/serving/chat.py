@@ -10,7 +10,7 @@ from PIL import Image
 
 from polyptych.data.records import IMAGE_TOKEN
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.runner import answer
+from polyptych.evaluation.local_model import answer
 from polyptych.evaluation.task import GenerationSettings
 from polyptych.models.checkpoint import load_model
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock

@@ -15,7 +15,7 @@ import torch
 
 from polyptych.data.collation import Collator
 from polyptych.data.images import load_image
-from polyptych.evaluation.runner import generate_ids
+from polyptych.evaluation.local_model import generate_ids
 from polyptych.evaluation.task import GenerationSettings
 from polyptych.models.incremental import PromptMemory
 from polyptych.schema import Example, ImageRef, Message, TextBlock

@@ -25,8 +25,9 @@ from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.local_model import LocalModel, model_hash
 from polyptych.evaluation.report import Comparison, label, percent, signed
-from polyptych.evaluation.runner import data_hash, generate, model_hash
+from polyptych.evaluation.runner import data_hash, generate
 from polyptych.evaluation.scorers import compare, estimate, measure
 from polyptych.evaluation.statistics import Interval
 from polyptych.evaluation.task import GenerationSettings
@@ -120,7 +121,12 @@ def _answer_task(
         path = out / f"{name}-{short}.jsonl"
         path.unlink(missing_ok=True)  # the demo always asks anew
         predictions.append(
-            generate(system.model, system.processor, examples, path, settings=settings.decoding)
+            generate(
+                LocalModel(system.model, system.processor, system.name),
+                examples,
+                path,
+                settings=settings.decoding,
+            )
         )
         measured.append(measure(task.scorers, examples, predictions[-1]))
         seen.append(looks(system.model, system.processor, examples[: settings.shown]))

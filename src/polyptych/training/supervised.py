@@ -29,7 +29,7 @@ from transformers import (
 
 from polyptych.data.collation import Collator
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.runner import model_hash
+from polyptych.evaluation.local_model import model_hash
 from polyptych.schema import Example
 from polyptych.training.building import build_model, read_weights
 from polyptych.training.data import TrainingData

@@ -6,13 +6,14 @@ OUT/demon.json, OUT/demon.md                       the whole, and beside the pub
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from polyptych.errors import PolyptychError
 from polyptych.evaluation import runner
+from polyptych.evaluation.answering import Answerer
 from polyptych.evaluation.demon.aggregation import Flavour, Summary, summarize
 from polyptych.evaluation.demon.catalog import DATASETS, Split, datasets_of
 from polyptych.evaluation.demon.loading import Order, dataset_file, read_dataset
@@ -33,6 +34,8 @@ SETTINGS = GenerationSettings(max_new_tokens=300, batch_size=8)
 class Benchmark:
     """What a folder has of DEMON, read and checked."""
 
+    root: str
+    """Its folder."""
     split: Split
     datasets: dict[str, list[Example]]
     """Task to its examples, in the benchmark's order."""
@@ -63,7 +66,7 @@ def read_benchmark(
         for dataset in wanted
         if dataset.name not in missing
     }
-    return Benchmark(split, datasets, missing, [*notes, *_other_sizes(datasets, split)])
+    return Benchmark(str(root), split, datasets, missing, [*notes, *_other_sizes(datasets, split)])
 
 
 def _other_sizes(datasets: Mapping[str, Sequence[Example]], split: Split) -> list[str]:
@@ -87,8 +90,7 @@ def demon_task(
 
 
 def evaluate_demon(
-    model: Any,
-    processor: Any,
+    answerer: Answerer,
     benchmark: Benchmark,
     out: str | Path,
     *,
@@ -100,8 +102,7 @@ def evaluate_demon(
     """Answer and score every task that is there.
 
     Args:
-        model: A model with ``generate``.
-        processor: The processor saved beside it.
+        answerer: Who answers, such as ``LocalModel(model, processor)``.
         benchmark: What :func:`read_benchmark` gave.
         out: Folder for answers and results; an interrupted run in it is taken up again.
         settings: Decoding of all tasks.
@@ -116,18 +117,22 @@ def evaluate_demon(
     items: dict[Flavour, dict[str, list[float]]] = {"released": {}, "fixed": {}}
     notes = list(benchmark.notes)
     for dataset, examples in benchmark.datasets.items():
-        task = demon_task(dataset, examples, settings)
-        scores = runner.evaluate(
-            model, processor, task, out / dataset, seed=seed, progress=progress
+        task = replace(
+            demon_task(dataset, examples, settings),
+            origin={
+                "task": f"demon/{dataset}",
+                "data": os.path.abspath(benchmark.root),
+                "split": benchmark.split,
+            },
         )
+        scores = runner.evaluate(answerer, task, out / dataset, seed=seed, progress=progress)
         found = {score.name: _item_values(score, examples) for score in scores}
         items["fixed"][dataset] = found[FIXED]
         if RELEASED in found:
             items["released"][dataset] = found[RELEASED]
         else:
             answers = runner.generate(
-                model,
-                processor,
+                answerer,
                 examples,
                 out / dataset / runner.PREDICTIONS_FILE,
                 settings=settings,
@@ -137,7 +142,7 @@ def evaluate_demon(
             notes.append(f"the published scorer gives no score for {dataset}; it stops at {crash}")
     summary = summarize(
         items,
-        model=name or Path(model.config.name_or_path).name or type(model).__name__,
+        model=name or answerer.name,
         split=benchmark.split,
         missing=benchmark.missing,
         notes=notes,

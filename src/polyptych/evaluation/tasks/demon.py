@@ -5,7 +5,7 @@ examples), ``released`` and ``fixed`` (the two scorers), ``aggregation``, ``publ
 ``report``. This is how they are used:
 
     benchmark = read_benchmark("DEMON", "core")
-    summary = evaluate_demon(model, processor, benchmark, "runs/demon")
+    summary = evaluate_demon(LocalModel(model, processor), benchmark, "runs/demon")
     print(to_markdown(summary))
 """
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from polyptych.evaluation.runner import model_hash
+from polyptych.evaluation.local_model import model_hash
 from polyptych.methods.cheetah.discriminative.detection import QFormerAttention
 from polyptych.methods.cheetah.discriminative.edits import EditWriter, LanguageModelEdits
 from polyptych.methods.cheetah.discriminative.filters import (
