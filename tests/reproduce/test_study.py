@@ -36,7 +36,8 @@ TINY = StudySettings(
     grid_steps=1,
     batch_size=4,
     seeds=(0, 1),
-    sweep=(),
+    sweep=(Budget(1, 12),),
+    sweep_steps=2,
     learning_rates=(1e-4, 1e-3),
 )
 
@@ -69,7 +70,7 @@ def test_variants_start_as_one_function_of_one_size(finished):
 def test_every_run_is_recorded_with_every_metric(finished):
     root, results = finished
     content = json.loads(results.read_text())
-    assert len(content["runs"]) == 3 * 2 + 3 * 2  # grid, then main
+    assert len(content["runs"]) == 3 * 2 + 3 * 2 + 3  # grid, main, the other budget
     assert set(best_rates(SamWorkshop(root, TINY, ENCODER), results)) == set(VARIANTS)
     for run in content["runs"]:
         if run["purpose"] == "main":

@@ -45,6 +45,7 @@ from polyptych.training.recipe import (
     Recipe,
     ValidationRecipe,
 )
+from polyptych.training.run_folder import RunFolder
 from polyptych.training.supervised import train
 from polyptych.vision.feature_cache import FeatureCache
 
@@ -102,6 +103,8 @@ class StudySettings:
     sweep: tuple[Budget, ...] = (Budget(1, 12), Budget(1), Budget(2))
     """Other budgets, with one seed each."""
     sweep_seeds: tuple[int, ...] = (0,)
+    sweep_steps: int = 3000
+    """Steps of a sweep's variants, which also teach the language model the other visual tokens."""
 
     def quick(self) -> StudySettings:
         """One seed, one budget, no grid: a look at everything in a fraction of the time."""
@@ -306,9 +309,9 @@ def run_study(
         for variant in VARIANTS
     ]
     execute_all(shop, main_runs, results, workers)
-    list(in_parallel(align, [(shop, budget) for budget in settings.sweep], workers))
+    list(in_parallel(rebudget, [(shop, budget) for budget in settings.sweep], workers))
     sweep = [
-        Run(variant, seed, rates[variant], settings.steps, budget, "sweep")
+        Run(variant, seed, rates[variant], settings.sweep_steps, budget, "sweep")
         for budget in settings.sweep
         for seed in settings.sweep_seeds
         for variant in VARIANTS
@@ -357,6 +360,23 @@ def align(shop: SamWorkshop, budget: Budget) -> None:
     with sdpa_kernel(SDPBackend.MATH):  # the fused CPU kernel is slow for a handful of queries
         _see(shop, budget, model, processor)
         train(recipe, out=shop.base(budget).parent, model=model, processor=processor)
+
+
+def rebudget(shop: SamWorkshop, budget: Budget) -> None:
+    """A base of another budget: its own visual tokens, the main base's language model.
+
+    The language model has not met these tokens. All variants teach it in their own steps, so none
+    of them starts from words that have settled on pictures read alone.
+    """
+    if shop.base(budget).exists():
+        return
+    model, processor = fresh_base(shop, budget)
+    with sdpa_kernel(SDPBackend.MATH):
+        _see(shop, budget, model, processor)
+    spoken, _ = load_model(shop.base(shop.settings.budget))
+    model.language_model.load_state_dict(spoken.language_model.state_dict())
+    folder = RunFolder(shop.base(budget).parent)
+    folder.save_model(folder.final, model, processor, {"language_model": shop.settings.budget.name})
 
 
 def judge_base(shop: SamWorkshop, budget: Budget) -> Path:
