@@ -72,7 +72,10 @@ def overlap(first: Box, second: Box) -> float:
 
 
 def box_scorer() -> Scorer:
-    """``accuracy@0.5[square]``, ``mean_iou[square]`` and ``unreadable``, the share without a box.
+    """``accuracy@0.5[square]``, ``mean_iou[square]``, and the shares of what cannot be right.
+
+    ``unreadable`` are answers without a box (NaN is none), ``out_of_range`` boxes that leave the
+    image, such as ones in pixels or thousandths instead of fractions.
 
     An example has ``box`` (x1, y1, x2, y2 in pixels), ``width`` and ``height`` in its metadata.
     """
@@ -88,9 +91,16 @@ def box_scorer() -> Scorer:
             mean_of("accuracy@0.5[square]", ids, [value >= LEAST_OVERLAP for value in overlaps]),
             mean_of("mean_iou[square]", ids, overlaps),
             mean_of("unreadable[square]", ids, [box is None for box in said]),
+            mean_of(
+                "out_of_range[square]", ids, [box is not None and _leaves(box) for box in said]
+            ),
         ]
 
     return score
+
+
+def _leaves(box: Box) -> bool:
+    return min(box) < 0 or max(box) > 1
 
 
 def _truth(example: Example) -> Box:

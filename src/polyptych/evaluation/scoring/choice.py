@@ -23,6 +23,7 @@ from typing import Literal, get_args
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.demon.answers import match_choice
 from polyptych.evaluation.scorers import Measurement, Scorer, mean_of
+from polyptych.evaluation.scoring.groups import by_group, mean_over_groups
 from polyptych.schema import Example, Prediction
 
 Flavor = Literal[
@@ -128,11 +129,28 @@ def choice_scorer(flavor: Flavor, *groups: str) -> Scorer:
         values = _values(examples, predictions, flavor)
         measured = [mean_of(f"accuracy[{flavor}]", ids, values)]
         for group in groups:
-            names = [example.metadata[group] for example in examples]
-            for name in dict.fromkeys(names):
-                inside = [v if n == name else None for v, n in zip(values, names, strict=True)]
-                measured.append(mean_of(f"accuracy.{name}[{flavor}]", ids, inside))
+            names = [str(example.metadata[group]) for example in examples]
+            measured += by_group("accuracy", flavor, ids, values, names)
         return measured
+
+    return score
+
+
+def grouped_choice_scorer(flavor: Flavor, group: str) -> Scorer:
+    """As :func:`choice_scorer` with one key, and first ``mean_accuracy[FLAVOR]`` over its groups.
+
+    That mean counts every group alike, whatever its size (BLINK's overall number).
+    """
+
+    def score(examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Measurement]:
+        ids = [example.id for example in examples]
+        groups = [str(example.metadata[group]) for example in examples]
+        values = _values(examples, predictions, flavor)
+        return [
+            mean_over_groups(f"mean_accuracy[{flavor}]", ids, values, groups),
+            mean_of(f"accuracy[{flavor}]", ids, values),
+            *by_group("accuracy", flavor, ids, values, groups),
+        ]
 
     return score
 

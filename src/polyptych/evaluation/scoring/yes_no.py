@@ -15,13 +15,14 @@ share of images with both questions right.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.scorers import Measurement, Scorer, mean_of
+from polyptych.evaluation.scoring.groups import numbered
 from polyptych.evaluation.statistics import Array, ratio
 from polyptych.schema import Example, Prediction
 
@@ -30,6 +31,7 @@ Flavor = Literal["released", "fixed"]
 FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
 
 _FIRST_WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+_FIRST_JUDGEMENT = re.compile(r"\W*(?:(yes|true|correct)|no|false|incorrect)\b", re.IGNORECASE)
 
 
 def read_released(answer: str) -> YesNo:
@@ -42,6 +44,12 @@ def read_first_word(answer: str) -> YesNo | None:
     """Yes or no if the answer starts with it, in any case."""
     found = _FIRST_WORD.match(answer)
     return _as_yes_no(found.group(1)) if found else None
+
+
+def read_judgement(answer: str) -> YesNo | None:
+    """Yes for an answer that starts with yes, true or correct, no for one with their opposites."""
+    found = _FIRST_JUDGEMENT.match(answer)
+    return None if found is None else "yes" if found.group(1) else "no"
 
 
 def read_mme(answer: str) -> YesNo | None:
@@ -111,7 +119,7 @@ def pope_scorer(flavor: Flavor) -> Scorer:
 
 def _mean_f1(name: str, examples: Sequence[Example], counts: Array) -> Measurement:
     """One block of four columns per category, so that resampling keeps categories apart."""
-    places = _numbered(str(example.metadata.get("category", "")) for example in examples)
+    places = numbered(str(example.metadata.get("category", "")) for example in examples)
     categories = len(set(places))
     columns = np.zeros((len(examples), categories, 4))
     columns[np.arange(len(examples)), places] = counts
@@ -121,6 +129,31 @@ def _mean_f1(name: str, examples: Sequence[Example], counts: Array) -> Measureme
 
     ids = tuple(example.id for example in examples)
     return Measurement(name, ids, columns.reshape(len(ids), -1), aggregate, per_item=False)
+
+
+def statement_scorer() -> Scorer:
+    """NLVR2's ``accuracy[fixed]`` and ``consistency[fixed]``, and the share of answers unread.
+
+    Consistency is the share of sentences that are judged rightly with every pair of pictures that
+    they stand beside. An example has the truth as its reference and its ``sentence`` in the
+    metadata; answers are read by :func:`read_judgement`.
+    """
+
+    def score(examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Measurement]:
+        ids = [example.id for example in examples]
+        said = [read_judgement(prediction.text) for prediction in predictions]
+        right = [w == truth_of(example) for w, example in zip(said, examples, strict=True)]
+        sentences: dict[str, bool] = {}
+        for example, value in zip(examples, right, strict=True):
+            sentence = str(example.metadata["sentence"])
+            sentences[sentence] = sentences.get(sentence, True) and value
+        return [
+            mean_of("accuracy[fixed]", ids, right),
+            mean_of("consistency[fixed]", list(sentences), list(sentences.values())),
+            mean_of("unreadable[fixed]", ids, [word is None for word in said]),
+        ]
+
+    return score
 
 
 def mme_scorer(parts: Mapping[str, Sequence[str]]) -> Scorer:
@@ -162,7 +195,7 @@ def _mme_sum(
     chosen = {key: answers for key, answers in pairs.items() if key[0] in categories}
     if not chosen:
         return None
-    places = _numbered(category for category, _ in chosen)
+    places = numbered(category for category, _ in chosen)
     columns = np.zeros((len(chosen), len(set(places)), 2))
     for row, (place, answers) in enumerate(zip(places, chosen.values(), strict=True)):
         columns[row, place] = sum(answers) / 2 + all(answers), 1
@@ -174,12 +207,6 @@ def _mme_sum(
     ids = tuple(f"{category}/{pair}" for category, pair in chosen)
     rows = columns.reshape(len(ids), -1)
     return Measurement(f"{name}[official]", ids, rows, aggregate, per_item=False)
-
-
-def _numbered(names: Iterable[str]) -> list[int]:
-    """Each name's number in the order of first appearance."""
-    seen: dict[str, int] = {}
-    return [seen.setdefault(name, len(seen)) for name in names]
 
 
 def truth_of(example: Example) -> YesNo:

@@ -1,4 +1,4 @@
-"""What benchmarks of single images exist: metric, flavors, files, licence, and who scores.
+"""What benchmarks exist: metric, flavors, files, licence, and who scores.
 
 task = load_task("pope", "DATA")     # reads DATA/pope
 """
@@ -11,9 +11,26 @@ from pathlib import Path
 from typing import Literal
 
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.scoring import vqa_accuracy, yes_no
+from polyptych.evaluation.scoring import short_answer, vqa_accuracy, yes_no
 from polyptych.evaluation.task import Task
-from polyptych.evaluation.tasks import mmbench, mme, pope, scienceqa, seed, vqa
+from polyptych.evaluation.tasks import (
+    aokvqa,
+    blink,
+    captions,
+    gqa,
+    mantis_eval,
+    mirb,
+    mmbench,
+    mme,
+    muirbench,
+    nlvr2,
+    pope,
+    refcoco,
+    sam_sets,
+    scienceqa,
+    seed,
+    vqa,
+)
 
 Scoring = Literal["local", "server"]
 """Whether the truth is public, or the benchmark's server keeps it."""
@@ -90,18 +107,77 @@ def _scienceqa(form: scienceqa.Form, title: str) -> Benchmark:
     )
 
 
-def _mmbench(name: mmbench.Name, title: str) -> Benchmark:
+def _mmbench(name: mmbench.Name, title: str, *, circular: bool = False) -> Benchmark:
     return Benchmark(
-        name,
+        name + mmbench.CIRCULAR if circular else name,
         title,
-        "accuracy",
+        "circular_accuracy" if circular else "accuracy",
         ("fixed",),
         (mmbench.FILES[name],),
         _UNSTATED,
         "https://github.com/open-compass/MMBench",
         "server",
-        lambda root: mmbench.mmbench_task(name, root),
+        lambda root: mmbench.mmbench_task(name, root, circular=circular),
         folder="mmbench",
+    )
+
+
+def _captions(name: str, title: str, terms: str, source: str) -> Benchmark:
+    layout = captions.SETS[name]
+    return Benchmark(
+        name,
+        title,
+        "cider",
+        ("coco",),
+        (layout.questions, layout.references[0], f"{layout.images}/"),
+        terms,
+        source,
+        "local",
+        lambda root: captions.caption_task(name, root),
+    )
+
+
+def _refcoco(name: refcoco.Name, title: str) -> Benchmark:
+    return Benchmark(
+        name,
+        title,
+        "accuracy@0.5",
+        ("square",),
+        (f"{refcoco.QUESTIONS[name]} or {refcoco.WHOLE[name]}", f"{refcoco.IMAGES}/"),
+        _UNSTATED,
+        "https://github.com/lichengunc/refer",
+        "local",
+        lambda root: refcoco.refcoco_task(name, root),
+    )
+
+
+def _sam(name: str) -> Benchmark:
+    return Benchmark(
+        name,
+        f"{sam_sets.NAMES[name]}, as SAM tests on it",
+        "cider",
+        ("sam",),
+        ("annotations.json", "images/"),
+        _UNSTATED,
+        "https://arxiv.org/abs/2408.12867",
+        "local",
+        lambda root: sam_sets.sam_task(name, root),
+        folder=f"sam/{sam_sets.NAMES[name]}",
+    )
+
+
+def _blink(name: blink.Name, title: str, scoring: Scoring) -> Benchmark:
+    return Benchmark(
+        name,
+        title,
+        "mean_accuracy",
+        ("fixed",),
+        tuple(f"{task}/{blink.SPLITS[name]}-*.parquet" for task in blink.SUB_TASKS),
+        "Apache-2.0",
+        "https://huggingface.co/datasets/BLINK-Benchmark/BLINK",
+        scoring,
+        lambda root: blink.blink_task(name, root),
+        folder="blink",
     )
 
 
@@ -149,6 +225,89 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         _mmbench("mmbench", "MMBench dev"),
         _mmbench("mmbench_cn", "MMBench-CN dev"),
+        _mmbench("mmbench", "MMBench dev, every rotation of the options", circular=True),
+        _mmbench("mmbench_cn", "MMBench-CN dev, every rotation of the options", circular=True),
+        Benchmark(
+            "gqa",
+            "GQA test-dev, balanced",
+            "accuracy",
+            short_answer.FLAVORS,
+            (gqa.QUESTIONS, f"data/{gqa.TRUTHS}", "data/images/"),
+            "CC BY 4.0",
+            "https://cs.stanford.edu/people/dorarad/gqa",
+            "local",
+            gqa.gqa_task,
+        ),
+        Benchmark(
+            "aokvqa",
+            "A-OKVQA validation, multiple choice",
+            "accuracy",
+            aokvqa.FLAVORS,
+            (aokvqa.QUESTIONS, aokvqa.TRUTHS, "val2017/"),
+            "Apache-2.0",
+            "https://allenai.org/project/a-okvqa",
+            "local",
+            aokvqa.aokvqa_task,
+        ),
+        _captions(
+            "coco_caption", "COCO captions, Karpathy test", "CC BY 4.0", "https://cocodataset.org"
+        ),
+        _captions(
+            "flickr30k_caption",
+            "Flickr30k captions, Karpathy test",
+            "non-commercial research",
+            "https://shannon.cs.illinois.edu/DenotationGraph",
+        ),
+        _refcoco("refcoco", "RefCOCO validation"),
+        _refcoco("refcoco_plus", "RefCOCO+ validation"),
+        _refcoco("refcocog", "RefCOCOg validation"),
+        *map(_sam, sam_sets.NAMES),
+        Benchmark(
+            "nlvr2",
+            "NLVR2 public test",
+            "accuracy",
+            ("fixed",),
+            (f"data/{nlvr2.QUESTIONS}", "images/test1/"),
+            "CC BY 4.0",
+            "https://lil.nlp.cornell.edu/nlvr",
+            "local",
+            nlvr2.nlvr2_task,
+        ),
+        _blink("blink", "BLINK validation", "local"),
+        _blink("blink_test", "BLINK test", "server"),
+        Benchmark(
+            "muirbench",
+            "MuirBench",
+            "accuracy",
+            ("fixed",),
+            ("data/test-*.parquet",),
+            _UNSTATED,
+            "https://huggingface.co/datasets/MUIRBENCH/MUIRBENCH",
+            "local",
+            muirbench.muirbench_task,
+        ),
+        Benchmark(
+            "mantis_eval",
+            "Mantis-Eval",
+            "accuracy",
+            mantis_eval.FLAVORS,
+            ("mantis_eval/test-*.parquet",),
+            _UNSTATED,
+            "https://huggingface.co/datasets/TIGER-Lab/Mantis-Eval",
+            "local",
+            mantis_eval.mantis_task,
+        ),
+        Benchmark(
+            "mirb",
+            "MIRB",
+            "mean_accuracy",
+            ("released",),
+            (*(f"{name}.json" for name in mirb.INSTRUCTIONS), "images/"),
+            _UNSTATED,
+            "https://huggingface.co/datasets/VLLMs/MIRB",
+            "local",
+            mirb.mirb_task,
+        ),
     )
 }
 """Every benchmark by its name."""

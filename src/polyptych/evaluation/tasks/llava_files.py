@@ -43,12 +43,15 @@ class Question:
     """File, line and id, for error messages."""
 
 
-def read_questions(path: str | Path, *, unique: bool = True) -> list[Question]:
+def read_questions(
+    path: str | Path, *, unique: bool = True, key: str = "question_id"
+) -> list[Question]:
     """Read a question file.
 
     Args:
         path: The JSONL file.
         unique: Whether an id may occur once only; in some files it names the image.
+        key: What the id is called; captions have an ``image_id``, boxes an ``obj_id``.
 
     Raises:
         PolyptychError: At the first bad line, naming file, line and what is wrong.
@@ -57,21 +60,21 @@ def read_questions(path: str | Path, *, unique: bool = True) -> list[Question]:
     first: dict[str, str] = {}
     for where, line in read_lines(path):
         record = parse_json(line, where)
-        question = _question(record, where)
+        question = _question(record, key, where)
         earlier = first.setdefault(question.id, where)
         if unique and earlier != where:
-            fail(where, f"question_id {question.id!r} occurs before, in {earlier}")
+            fail(where, f"{key} {question.id!r} occurs before, in {earlier}")
         questions.append(question)
     if not questions:
         raise PolyptychError(f"{path}: no questions in it")
     return questions
 
 
-def _question(record: Any, where: str) -> Question:
+def _question(record: Any, key: str, where: str) -> Question:
     if not isinstance(record, dict):
         fail(where, f"a question must be an object, got {type(record).__name__}")
-    identity = identity_of(record, "question_id", where)
-    where = f"{where} (question_id {identity!r})"
+    identity = identity_of(record, key, where)
+    where = f"{where} ({key} {identity!r})"
     image = record.get("image")
     if image is not None and (not isinstance(image, str) or not image):
         fail(where, f"'image' must be a file name, got {image!r}")
@@ -154,6 +157,14 @@ def text_of(record: Mapping[str, Any], key: str, where: str) -> str:
     value = record.get(key)
     if not isinstance(value, str):
         fail(where, f"{key!r} must be a text, got {value!r}")
+    return value
+
+
+def texts_of(record: Mapping[str, Any], key: str, where: str) -> list[str]:
+    """A list of texts of a record that must be there; it may be empty."""
+    value = record.get(key)
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        fail(where, f"{key!r} must be a list of texts, got {value!r:.80}")
     return value
 
 

@@ -32,6 +32,8 @@ from polyptych.evaluation.tasks.llava_files import (
 from polyptych.schema import Example, ImageRef
 
 Name = Literal["mmbench", "mmbench_cn"]
+CIRCULAR = "_circular"
+"""What the name of a task ends with that asks every rotation."""
 
 FILES: dict[Name, str] = {
     "mmbench": "mmbench_dev_20230712.tsv",
@@ -59,7 +61,8 @@ def mmbench_task(name: Name, root: str | Path, *, circular: bool = False) -> Tas
     scorers: tuple[Scorer, ...] = ()
     if "answer" in _columns(path):
         scorers = (circular_scorer("fixed"),) if circular else (choice_scorer("fixed"),)
-    return Task(name, lambda: read_mmbench(name, root, circular=circular), scorers, LONG_SETTINGS)
+    task = name + CIRCULAR if circular else name
+    return Task(task, lambda: read_mmbench(name, root, circular=circular), scorers, LONG_SETTINGS)
 
 
 def read_mmbench(name: Name, root: str | Path, *, circular: bool = False) -> list[Example]:
@@ -125,7 +128,12 @@ def _rotations(name: Name, row: Mapping[str, str], where: str, circular: bool) -
             where,
             references=() if place is None else (LETTERS[place],),
             choices=turned,
-            metadata={"task": name, "question": index, "category": _cell(row, "category")},
+            metadata={
+                "task": name + CIRCULAR if circular else name,
+                "question": index,
+                "category": _cell(row, "category"),
+                "row": {column: text for column, text in row.items() if column != "image"},
+            },
         )
 
 

@@ -1,0 +1,66 @@
+"""Questions over several images, as multi-image benchmarks write them: text with ``<image>``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from polyptych.data.records import IMAGE_TOKEN, check_example
+from polyptych.evaluation.scoring.choice import LETTERS
+from polyptych.evaluation.tasks.llava_files import fail
+from polyptych.schema import Block, Example, ImageBlock, ImageRef, Message, TextBlock
+
+
+def interleaved_example(
+    identity: str,
+    text: str,
+    images: Sequence[ImageRef],
+    where: str,
+    *,
+    references: Sequence[str] = (),
+    choices: Sequence[str] = (),
+    metadata: Mapping[str, Any],
+) -> Example:
+    """One question over several images, each where its ``<image>`` stands, in their order.
+
+    Images for which the text has no place stand first, before a line of its own.
+
+    Raises:
+        PolyptychError: For an empty question, or more places than images.
+    """
+    example = Example(
+        id=identity,
+        messages=(Message("user", _blocks(text, len(images), where)),),
+        images=tuple(images),
+        references=tuple(references),
+        choices=tuple(choices),
+        metadata=metadata,
+    )
+    check_example(example, where)
+    return example
+
+
+def _blocks(text: str, images: int, where: str) -> tuple[Block, ...]:
+    parts = text.split(IMAGE_TOKEN)
+    places = len(parts) - 1
+    if places > images:
+        fail(where, f"{places} {IMAGE_TOKEN} in the text but {images} image(s)")
+    if images and not places:
+        parts[0] = "\n" + parts[0]
+    blocks: list[Block] = [ImageBlock()] * (images - places)
+    for number, part in enumerate(parts):
+        if number:
+            blocks.append(ImageBlock())
+        if part:
+            blocks.append(TextBlock(part))
+    return tuple(blocks)
+
+
+def lettered(choices: Sequence[str]) -> str:
+    r"""Options on lines of their own.
+
+    Example:
+        >>> lettered(["red", "blue"])
+        '\nA. red\nB. blue'
+    """
+    return "".join(f"\n{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))
