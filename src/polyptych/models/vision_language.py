@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, no_type_check
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -192,7 +192,7 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
     def forward(
         self,
         input_ids: Int[Tensor, "C T"],
-        attention_mask: Int[Tensor, "C L"] | None = None,
+        attention_mask: Int[Tensor, "C L"] | Shaped[Tensor, "C 1 T L"] | None = None,
         position_ids: Int[Tensor, "C T"] | None = None,
         labels: Int[Tensor, "C T"] | None = None,
         pixel_values: Float[Tensor, "I 3 H W"] | None = None,
@@ -211,8 +211,9 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
         """One pass; shapes in :class:`polyptych.schema.Batch`.
 
         Rows are examples (C = B), but in a beam search without a cache (C = beams x B). L counts
-        what the cache holds, too. Returns logits (C, T, V) (or only the last ``logits_to_keep``),
-        the mean cross-entropy over labelled positions, the cache, and the named intermediates when
+        what the cache holds, too; a mask with four dimensions says of every position what it sees,
+        for rows that branch. Returns logits (C, T, V) (or only the last ``logits_to_keep``), the
+        mean cross-entropy over labelled positions, the cache, and the named intermediates when
         asked for. The fields of :class:`polyptych.schema.Shots` are for methods that read retrieved
         examples. With ``lower_states`` steps 1, 2 and the lower half of step 3 have been done
         before; see :meth:`_decode_above`.

@@ -1,7 +1,7 @@
 """What decides a preference tuning, in one frozen value; SIMA's published numbers are the defaults.
 
 Each field says what it is; its default is written here and nowhere else. This file imports no
-torch: commands that only show or read settings stay fast.
+torch, so that commands which only show or read settings stay fast.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class PreferenceSettings(BaseModel):
     steps: int | None = Field(default=None, gt=0)
     """Optimizer steps; None: as many as ``epochs`` take."""
     global_batch_size: int = Field(default=8, gt=0)
-    """Pairs per optimizer step, over all processes; published: 1 on each of 8 GPUs."""
+    """Pairs per optimizer step, over all processes; published: 1 per device."""
     micro_batch_size: int | None = Field(default=None, gt=0)
     """Pairs per forward pass and process; the rest is gradient accumulation. None: all."""
     max_length: int | None = Field(default=2048, gt=0)

@@ -1,0 +1,97 @@
+"""Two answers behind one prompt in one row: who sees whom, and logits where a token is labelled.
+
+Nothing here knows of a model's family. A decoder of transformers takes a mask over pairs of
+positions in place of one over positions; and what its head multiplies can be chosen before it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from polyptych.errors import PolyptychError
+from polyptych.schema import Batch
+
+PROMPT, CHOSEN, REJECTED = range(3)
+"""What a column of a row belongs to."""
+
+_READ = frozenset({*Batch.__annotations__} - {"attention_mask", "labels"})
+"""Fields of a batch that go to the model as they are."""
+
+
+def branching_mask(
+    attention_mask: Int[Tensor, "B T"], branch: Int[Tensor, " T"]
+) -> Bool[Tensor, "B 1 T T"]:
+    """Whether a position (rows) sees another one (columns).
+
+    It sees what stands before it in the prompt or in its own answer, and no padding; but padding
+    sees itself, since attention to nothing is no number.
+    """
+    before = torch.ones(len(branch), len(branch), dtype=torch.bool, device=branch.device).tril()
+    related = (branch == PROMPT) | (branch[:, None] == branch)
+    seen = (before & related) & attention_mask.bool()[:, None, :]
+    return (seen | torch.eye(len(branch), dtype=torch.bool, device=branch.device))[:, None]
+
+
+def scored_logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """Logits (K, V) of the positions that predict an answer's token, of no other.
+
+    Args:
+        model: A vision-language model of this package, also with adapters or wrapped for several
+            processes.
+        batch: From :class:`polyptych.training.preference_data.PreferenceCollator`.
+    """
+    inner = getattr(model, "module", model)
+    mask: Tensor = branching_mask(batch["attention_mask"], batch["branch"])
+    if inner.get_decoder().config._attn_implementation == "eager":  # adds it, where others select
+        dtype = inner.get_input_embeddings().weight.dtype
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    inputs = {name: value for name, value in batch.items() if name in _READ}
+    rows, columns = batch["scored_rows"], batch["scored_columns"]
+    with _chosen_states(inner.get_output_embeddings(), rows, columns):
+        return model(**inputs, attention_mask=mask, use_cache=False).logits
+
+
+@contextmanager
+def _chosen_states(head: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Inside, the head multiplies only the states at these places."""
+
+    def choose(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][rows, columns],)
+
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def check_branching(model: Any, longest: int) -> None:
+    """Refuse decoders that do not let a mask say who sees whom.
+
+    Args:
+        model: A vision-language model of this package.
+        longest: Positions of the longest row.
+
+    Raises:
+        PolyptychError: For attention that takes no such mask, or that looks no further back than a
+            window which is shorter than the rows.
+    """
+    config = model.get_decoder().config
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise PolyptychError(
+            f"preference tuning needs attention 'sdpa' or 'eager', not "
+            f"{config._attn_implementation!r}: load the model with one of them"
+        )
+    kinds = getattr(config, "layer_types", None) or []
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < longest and ("sliding_attention" in kinds or not kinds):
+        raise PolyptychError(
+            f"a {config.model_type} looks back {window} positions; rows have up to {longest}: "
+            "set max_length lower"
+        )

@@ -1,0 +1,162 @@
+r"""Pairs become a batch: one row per pair, its prompt and images once, both answers behind it.
+
+    prompt, as generation reads it | chosen answer | rejected answer
+    <s> USER: # # # # \n What ... ASSISTANT: | A dog . </s> | A cat . </s>
+
+The two answers are branches: both see the prompt, neither sees the other, and both count positions
+from the prompt's end. So a pair costs one pass over one row. The published trainer makes four over
+two, and encodes the image eight times.
+
+Tokens and labels are those of the model's own rows: the answer's tokens and the end token count,
+nothing of the prompt. For ``vicuna_v1`` and Llama's tokenizer this is what the published code makes
+of the whole dialogue in one string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from polyptych.data.collation import Collator, SupportsFeatures
+from polyptych.data.preferences import answered
+from polyptych.data.tokenization import encode_example
+from polyptych.errors import PolyptychError
+from polyptych.models.processor import PolyptychProcessor
+from polyptych.schema import PreferencePair
+from polyptych.training.branching import CHOSEN, PROMPT, REJECTED
+
+
+@dataclass(frozen=True, slots=True)
+class PairAnswers:
+    """Token ids of both answers behind the same prompt."""
+
+    chosen: list[int]
+    rejected: list[int]
+
+
+def encode_answers(
+    processor: PolyptychProcessor, pair: PreferencePair, max_length: int | None
+) -> PairAnswers:
+    """Tokenize the answers of one pair, cut at their end to fit behind the prompt.
+
+    Raises:
+        PolyptychError: If the prompt leaves no room; names the pair and both numbers.
+    """
+    prompt = len(processor.encode(answered(pair), with_target=False).input_ids)
+    limits = [limit for limit in (max_length, processor.max_length) if limit is not None]
+    room = min(limits) - prompt if limits else None
+    if room is not None and room <= 0:
+        raise PolyptychError(
+            f"pair {pair.id}: a prompt of {prompt} tokens leaves no room for an answer in "
+            f"{min(limits)}"
+        )
+    return PairAnswers(
+        _answer_ids(processor, pair, pair.chosen)[:room],
+        _answer_ids(processor, pair, pair.rejected)[:room],
+    )
+
+
+def _answer_ids(processor: PolyptychProcessor, pair: PreferencePair, answer: str) -> list[int]:
+    """What stands behind the prompt in a training row without a limit."""
+    row = encode_example(
+        answered(pair, answer),
+        tokenizer=processor.tokenizer,
+        qformer_tokenizer=processor.qformer_tokenizer,
+        image_token_id=processor.image_token_id,
+        settings=replace(processor.settings, max_length=None),
+        with_target=True,
+        context_token_id=processor.context_token_id,
+    )
+    return row.input_ids[row.last_prompt + 1 :]
+
+
+class PreferenceCollator:
+    """``[{"index": 3}, ...] -> batch`` over a fixed list of pairs; runs in the worker processes.
+
+    The batch holds what the model reads (see :class:`polyptych.schema.Batch`; rows are pairs, and
+    images come once), ``branch (T,)`` for :func:`polyptych.training.branching.branching_mask`, and
+    what is scored, flat over both answers of all pairs: ``scored_rows``, ``scored_columns`` (where
+    a token is predicted), ``scored_targets`` and ``scored_answers`` (i < B: the i-th chosen one,
+    B + i: the i-th rejected one). ``pair (B,)`` are the indices; ``reference_log_probs (B, 2)`` are
+    there where they are known.
+
+    Args:
+        processor: Of the model.
+        pairs: What the indices speak of.
+        max_length: Longest prompt with an answer, in tokens.
+        features: Where frozen image features are read from instead of decoding images.
+    """
+
+    def __init__(
+        self,
+        processor: PolyptychProcessor,
+        pairs: Sequence[PreferencePair],
+        *,
+        max_length: int | None = None,
+        features: SupportsFeatures | None = None,
+    ) -> None:
+        self.processor, self.pairs, self.max_length = processor, pairs, max_length
+        self.prompts = Collator(processor, training=False, features=features)
+        self.reference: Mapping[int, tuple[float, float]] = {}
+        """Log-probabilities of both answers under the reference, by index of the pair."""
+
+    def __call__(self, items: Sequence[Mapping[str, int]]) -> dict[str, Tensor]:
+        """Make the batch."""
+        indices = [item["index"] for item in items]
+        pairs = [self.pairs[index] for index in indices]
+        answers = [encode_answers(self.processor, pair, self.max_length) for pair in pairs]
+        batch = {
+            **self._rows(self.prompts([answered(pair) for pair in pairs]), answers),
+            "pair": torch.tensor(indices),
+        }
+        if all(index in self.reference for index in indices):
+            batch["reference_log_probs"] = torch.tensor([self.reference[i] for i in indices])
+        return batch
+
+    def _rows(self, prompts: Mapping[str, Any], answers: Sequence[PairAnswers]) -> dict[str, Any]:
+        """Both answers behind each prompt, and where their tokens are predicted."""
+        width = prompts["input_ids"].shape[1]
+        mask = prompts["attention_mask"]
+        positions = prompts.get("position_ids", (mask.cumsum(-1) - 1).clamp(min=0))
+        ids, masks, places = [prompts["input_ids"]], [mask], [positions]
+        branch, scored = [torch.full((width,), PROMPT)], []
+        start = width
+        for side, name in enumerate(("chosen", "rejected")):
+            tokens = [torch.tensor(getattr(answer, name)) for answer in answers]
+            padded = pad_sequence(
+                tokens, batch_first=True, padding_value=self.processor.pad_token_id
+            )
+            steps = torch.arange(padded.shape[1])
+            lengths = torch.tensor([len(ids_) for ids_ in tokens])
+            ids.append(padded)
+            masks.append((steps < lengths[:, None]).long())
+            places.append(positions[:, -1:] + 1 + steps)
+            branch.append(torch.full_like(steps, (CHOSEN, REJECTED)[side]))
+            scored += [
+                _scored(row, token_ids, width - 1, start, side * len(answers) + row)
+                for row, token_ids in enumerate(tokens)
+            ]
+            start += padded.shape[1]
+        names = ("rows", "columns", "targets", "answers")
+        return {
+            **prompts,
+            "input_ids": torch.cat(ids, dim=1),
+            "attention_mask": torch.cat(masks, dim=1),
+            "position_ids": torch.cat(places, dim=1),
+            "branch": torch.cat(branch),
+            **{f"scored_{n}": v for n, v in zip(names, torch.cat(scored, dim=1), strict=True)},
+        }
+
+
+def _scored(row: int, tokens: Tensor, last_prompt: int, start: int, answer: int) -> Tensor:
+    """Row, column, target, answer of each token (4, length); the prompt says the first one."""
+    columns = torch.arange(start - 1, start - 1 + len(tokens))
+    columns[:1] = last_prompt
+    return torch.stack(
+        [torch.full_like(tokens, row), columns, tokens, torch.full_like(tokens, answer)]
+    )
