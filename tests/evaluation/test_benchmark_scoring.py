@@ -32,7 +32,7 @@ from polyptych.evaluation.scoring.yes_no import (
     pope_scorer,
     read_first_word,
     read_mme,
-    read_released,
+    read_reference,
 )
 from polyptych.schema import Example, Message, Prediction, TextBlock
 
@@ -113,13 +113,13 @@ def test_nine_human_answers_are_an_error_with_the_question() -> None:
 @pytest.mark.shared_data
 def test_pope_equals_the_released_script(shared_dir: Path) -> None:
     for case in golden(shared_dir, "pope"):
-        assert [read_released(text) for text in case["texts"]] == case["parsed"]
+        assert [read_reference(text) for text in case["texts"]] == case["parsed"]
         texts = case["texts"][: len(case["labels"])]  # it pairs by order and drops what is left
         items = [example(i, [label], category="a") for i, label in enumerate(case["labels"])]
-        scores = run(pope_scorer("released"), items, texts)
+        scores = run(pope_scorer("reference"), items, texts)
         if "error" in case:  # it divides by zero
-            assert np.isnan(scores["precision[released]"].value)
-            assert scores["recall[released]"].value == scores["f1[released]"].value == 0
+            assert np.isnan(scores["precision[reference]"].value)
+            assert scores["recall[reference]"].value == scores["f1[reference]"].value == 0
             continue
         for ours, theirs in [
             ("accuracy", "Accuracy"),
@@ -128,14 +128,14 @@ def test_pope_equals_the_released_script(shared_dir: Path) -> None:
             ("f1", "F1 score"),
             ("mean_f1", "F1 score"),
         ]:
-            assert scores[f"{ours}[released]"].value == pytest.approx(case[theirs], abs=1e-15)
+            assert scores[f"{ours}[reference]"].value == pytest.approx(case[theirs], abs=1e-15)
         if len(texts) == len(case["texts"]):
-            assert scores["yes_ratio[released]"].value == case["Yes ratio"]
+            assert scores["yes_ratio[reference]"].value == case["Yes ratio"]
 
 
-def test_released_reads_yes_where_fixed_reads_nothing() -> None:
+def test_reference_reads_yes_where_strict_reads_nothing() -> None:
     for answer in ("", "NO", "Nope", "maybe"):
-        assert read_released(answer) == "yes"
+        assert read_reference(answer) == "yes"
     assert [read_first_word(a) for a in ("", "NO", "Nope", " yes, no", "**No**", "I see yes")] == [
         None,
         "no",
@@ -148,17 +148,17 @@ def test_released_reads_yes_where_fixed_reads_nothing() -> None:
 
 def test_an_answer_that_says_neither_is_wrong_but_no_yes() -> None:
     items = [example(1, ["yes"], category="a"), example(2, ["no"], category="a")]
-    scores = run(pope_scorer("fixed"), items, ["perhaps", "perhaps"])
-    assert scores["accuracy[fixed]"].value == 0
-    assert scores["yes_ratio[fixed]"].value == 0
+    scores = run(pope_scorer("strict"), items, ["perhaps", "perhaps"])
+    assert scores["accuracy[strict]"].value == 0
+    assert scores["yes_ratio[strict]"].value == 0
 
 
 def test_mean_f1_is_the_mean_over_categories() -> None:
     truth = ["yes", "no", "yes", "no", "yes", "no"]
     items = [example(i, [t], category="ab"[i >= 2]) for i, t in enumerate(truth)]
-    scores = run(pope_scorer("released"), items, ["yes", "no", "yes", "yes", "no", "no"])
-    assert scores["f1[released]"].value == pytest.approx(4 / 6)  # TP 2, FP 1, FN 1
-    assert scores["mean_f1[released]"].value == pytest.approx((1 + 0.5) / 2)
+    scores = run(pope_scorer("reference"), items, ["yes", "no", "yes", "yes", "no", "no"])
+    assert scores["f1[reference]"].value == pytest.approx(4 / 6)  # TP 2, FP 1, FN 1
+    assert scores["mean_f1[reference]"].value == pytest.approx((1 + 0.5) / 2)
 
 
 def test_mme_adds_accuracy_and_both_right() -> None:
@@ -185,7 +185,7 @@ def test_mme_adds_accuracy_and_both_right() -> None:
 
 def test_a_truth_must_be_yes_or_no() -> None:
     with pytest.raises(PolyptychError, match="'1': the truth must be yes or no"):
-        run(pope_scorer("fixed"), [example(1, ["maybe"], category="a")], ["yes"])
+        run(pope_scorer("strict"), [example(1, ["maybe"], category="a")], ["yes"])
 
 
 # Multiple choice.

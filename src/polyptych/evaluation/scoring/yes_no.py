@@ -2,9 +2,9 @@
 
 Two flavors of POPE:
 
-- ``released``: the benchmark's own script, which LLaVA and CaMML ship. "no" if the text before the
+- ``reference``: the benchmark's own script, which LLaVA and CaMML ship. "no" if the text before the
   first period has one of the words No, not, no; everything else means yes, also "" and "NO".
-- ``fixed``: the first word must be yes or no. Any other answer is neither: it is wrong, and where
+- ``strict``: the first word must be yes or no. Any other answer is neither: it is wrong, and where
   the truth is yes a missed one.
 
 MME's ``official`` calculation reads the first four characters; an answer without yes or no in them
@@ -27,14 +27,14 @@ from polyptych.evaluation.statistics import Array, ratio
 from polyptych.schema import Example, Prediction
 
 YesNo = Literal["yes", "no"]
-Flavor = Literal["released", "fixed"]
+Flavor = Literal["reference", "strict"]
 FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
 
 _FIRST_WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _FIRST_JUDGEMENT = re.compile(r"\W*(?:(yes|true|correct)|no|false|incorrect)\b", re.IGNORECASE)
 
 
-def read_released(answer: str) -> YesNo:
+def read_reference(answer: str) -> YesNo:
     """POPE's own reading; see the head of this module."""
     words = answer.split(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"}.intersection(words) else "yes"
@@ -59,8 +59,8 @@ def read_mme(answer: str) -> YesNo | None:
 
 
 READERS: dict[Flavor, Callable[[str], YesNo | None]] = {
-    "released": read_released,
-    "fixed": read_first_word,
+    "reference": read_reference,
+    "strict": read_first_word,
 }
 
 
