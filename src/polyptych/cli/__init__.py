@@ -6,7 +6,16 @@ One file holds the commands of one purpose; groups of commands that belong to a 
 
 from __future__ import annotations
 
-from polyptych.cli import asking, comparing, converting, data, evaluating, first_steps, training
+from polyptych.cli import (
+    asking,
+    comparing,
+    converting,
+    data,
+    evaluating,
+    first_steps,
+    scoring,
+    training,
+)
 from polyptych.cli.common import command_group, example
 from polyptych.evaluation.demon.commands import add_commands as add_demon_commands
 from polyptych.methods.cheetah.commands import DISCRIMINATE_EXAMPLE, discriminative
@@ -16,10 +25,11 @@ app = command_group(
     "Language models that read several pictures together: train, run and score them.",
     'polyptych ask --image a.jpg --image b.jpg "What do these have in common?"',
 )
-for part in (asking, training, evaluating, comparing, first_steps):
+for part in (asking, training, evaluating, scoring, comparing, first_steps):
     app.add_typer(part.commands)  # without a name: its commands stand beside the others
 
 app.add_typer(data.commands, name="data")
+app.add_typer(scoring.tasks_app, name="tasks")
 app.add_typer(converting.commands, name="convert")
 demon_app = command_group(
     "The DEMON benchmark: a drawn sample, lmms-eval tasks, reports. To run it: evaluate.",

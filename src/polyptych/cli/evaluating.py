@@ -1,7 +1,8 @@
-"""``polyptych generate``, ``evaluate`` and ``score``: from examples to answers to numbers."""
+"""``polyptych generate`` and ``evaluate``: from examples to answers to numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,6 @@ from polyptych.cli.common import (
     BeamsOption,
     DeviceOption,
     LengthOption,
-    ModelOption,
     chosen_decoding,
     example,
     find_device,
@@ -22,12 +22,24 @@ from polyptych.errors import PolyptychError
 
 commands = typer.Typer()
 
+AnswererOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Folder, hub name or bundled name; a server's address (http://HOST/v1); or a Python "
+        "function (MODULE:FUNCTION). Default: the bundled model.",
+    ),
+]
+ApiModelOption = Annotated[str | None, typer.Option(help="What the server calls the model.")]
+
 
 @commands.command(epilog=example("polyptych generate test/records.jsonl --out predictions.jsonl"))
 def generate(
     data: Annotated[Path, typer.Argument(help="Examples: a file or folder of any known format.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Predictions, a .jsonl file.")],
-    model: ModelOption = None,
+    model: AnswererOption = None,
+    api_model: ApiModelOption = None,
     beams: BeamsOption = None,
     max_new_tokens: LengthOption = None,
     batch_size: BatchOption = None,
@@ -39,17 +51,13 @@ def generate(
     """
     from polyptych.data.readers import read_examples
     from polyptych.evaluation import runner
-    from polyptych.evaluation.local_model import LocalModel
     from polyptych.evaluation.task import GenerationSettings
-    from polyptych.models.checkpoint import load_model
 
     settings = chosen_decoding(
         GenerationSettings(), num_beams=beams, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
     examples = list(read_examples(data))
-    hide_bars()
-    loaded, processor = load_model(model, device=find_device(device))
-    answerer = LocalModel(loaded, processor)
+    answerer = _load(model, api_model, device)
     predictions = runner.generate(answerer, examples, out, settings=settings)
     typer.echo(f"{len(predictions)} predictions in {out}")
 
@@ -59,110 +67,115 @@ def evaluate(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="[MODEL] TASK",
-            help="A model (default: the bundled one) and a task: storybook/NAME, demon, or a file "
-            "or folder of examples with references.",
+            metavar="[MODEL] TASK...",
+            help="A model (default: the bundled one; see --model) and tasks: names that `polyptych "
+            "tasks` lists, or files or folders of examples with references.",
         ),
     ],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "--root", help="Folder that holds the benchmarks' folders."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for answers and scores; default: runs/TASK."),
     ] = None,
-    model: ModelOption = None,
+    model: AnswererOption = None,
+    api_model: ApiModelOption = None,
     count: Annotated[int, typer.Option(min=1, help="Examples to draw (storybook only).")] = 200,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder with one folder per task (demon only).")
-    ] = None,
     split: Annotated[str, typer.Option(help="core or full (demon only).")] = "core",
     beams: BeamsOption = None,
     max_new_tokens: LengthOption = None,
     batch_size: BatchOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Answer a task's examples and score the answers.
+    """Answer the examples of tasks and score the answers.
 
-    Every score comes with its 95 % interval.
+    Every score comes with its 95 % interval. A killed run goes on where it stopped.
     """
-    if len(words) > 2 or (len(words) == 2 and model is not None):
-        raise PolyptychError(f"expected a task, or a model and a task; got {' '.join(words)!r}")
-    model, task = (words[0], words[1]) if len(words) == 2 else (model, words[0])
-    out = out or Path("runs", Path(task).name)
+    model, names = _model_and_tasks(words, model)
+    if out is None and len(names) > 1:
+        raise PolyptychError(f"{len(names)} tasks need --out DIR, a folder for their results")
+    out = out or Path("runs", Path(names[0]).name)
     decoding = {"num_beams": beams, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    if task == "demon" and (root is not None or not Path(task).exists()):
-        _evaluate_demon(model, root, split, out, decoding, device)
-        return
-    from polyptych.evaluation import runner
-    from polyptych.evaluation.local_model import LocalModel
-    from polyptych.models.checkpoint import load_model
+    from polyptych.evaluation.tasks.finding import DEMON
 
-    chosen = _task(task, count)
-    settings = chosen_decoding(chosen.settings, **decoding)
-    hide_bars()
-    loaded, processor = load_model(model, device=find_device(device))
-    scores = runner.evaluate(LocalModel(loaded, processor), chosen, out, settings=settings)
+    prepared = [
+        _prepare_demon(data, split) if name == DEMON else _prepare(name, data, count, split)
+        for name in names
+    ]
+    answerer = _load(model, api_model, device)
+    for name, task in zip(names, prepared, strict=True):
+        folder = out if len(names) == 1 else out / _folder_name(name)
+        run = _run_demon if name == DEMON else _run
+        run(answerer, task, folder, decoding)
+    typer.echo(f"written to {out}")
+
+
+def _model_and_tasks(words: Sequence[str], model: str | None) -> tuple[str | None, list[str]]:
+    """The first of several words is the model, unless it names a task or --model is given."""
+    from polyptych.evaluation.tasks.finding import is_task_name
+
+    names = list(words)
+    if model is None and len(names) > 1 and not is_task_name(names[0]):
+        model = names.pop(0)
+    folders = [_folder_name(name) for name in names]
+    repeated = sorted({folder for folder in folders if folders.count(folder) > 1})
+    if repeated:
+        raise PolyptychError(f"two tasks would be written to one folder: {', '.join(repeated)}")
+    return model, names
+
+
+def _folder_name(name: str) -> str:
+    return Path(name).name if Path(name).exists() else name.replace("/", "-")
+
+
+def _prepare(name: str, data: Path | None, count: int, split: str) -> Any:
+    """The task with its examples read: a bad one shows before the model is loaded."""
+    import dataclasses
+
+    from polyptych.evaluation.tasks.finding import find_task
+
+    task = find_task(name, data=data, count=count, split=split)
+    examples = list(task.load())
+    return dataclasses.replace(task, load=lambda: examples)
+
+
+def _prepare_demon(data: Path | None, split: Any) -> Any:
+    from polyptych.evaluation.tasks import demon
+    from polyptych.evaluation.tasks.finding import demon_root
+
+    if data is None:
+        raise PolyptychError("demon needs --data DIR, the folder with one folder per task")
+    return demon.read_benchmark(demon_root(data), split)
+
+
+def _run(answerer: Any, task: Any, out: Path, decoding: dict[str, int | None]) -> None:
+    from polyptych.evaluation import runner
+
+    settings = chosen_decoding(task.settings, **decoding)
+    scores = runner.evaluate(answerer, task, out, settings=settings)
+    typer.echo(task.name)
     for score in scores:
         low, high = score.interval
-        typer.echo(f"{score.name:<28} {score.value:8.4f}  [{low:.4f}, {high:.4f}]  n={score.count}")
-    typer.echo(f"written to {out}")
+        line = f"{score.name:<28} {score.value:8.4f}  [{low:.4f}, {high:.4f}]  n={score.count}"
+        typer.echo(f"  {line}")
+    if not scores:
+        typer.echo("  no public answers: its server scores the predictions")
 
 
-def _evaluate_demon(
-    model: str | None,
-    root: Path | None,
-    split: Any,
-    out: Path,
-    decoding: dict[str, int | None],
-    device: str | None,
-) -> None:
-    """All tasks of the benchmark; the data are read and checked before the model is loaded."""
+def _run_demon(answerer: Any, benchmark: Any, out: Path, decoding: dict[str, int | None]) -> None:
     from polyptych.evaluation.demon.commands import show
-    from polyptych.evaluation.local_model import LocalModel
     from polyptych.evaluation.tasks import demon
-    from polyptych.models.checkpoint import load_model
 
-    if root is None:
-        raise PolyptychError("demon needs --root DIR, the folder with one folder per task")
-    benchmark = demon.read_benchmark(root, split)
     settings = chosen_decoding(demon.SETTINGS, **decoding)
-    hide_bars()
-    loaded, processor = load_model(model, device=find_device(device))
-    answerer = LocalModel(loaded, processor)
     show(demon.evaluate_demon(answerer, benchmark, out, settings=settings))
-    typer.echo(f"written to {out}")
 
 
-def _task(name: str, count: int) -> Any:
-    from polyptych.evaluation.tasks import storybook
+def _load(model: str | None, api_model: str | None, device: str | None) -> Any:
+    from polyptych.serving.answerers import is_in_memory, load_answerer
 
-    family, _, rest = name.partition("/")
-    if family == "storybook" and rest and not Path(name).exists():
-        return storybook.storybook_task(rest, count=count)
-    from polyptych.data.readers import read_examples
-    from polyptych.evaluation.task import Task
-
-    return Task(name, lambda: read_examples(name), (storybook.CAPTIONS,))
-
-
-@commands.command(
-    epilog=example(
-        "polyptych score predictions.jsonl --metrics cider,bleu,rouge_l --json scores.json"
-    )
-)
-def score(
-    predictions: Annotated[
-        Path,
-        typer.Argument(help='Lines of {"id": ..., "prediction": ..., "references": [...]}.'),
-    ],
-    metrics: Annotated[
-        str, typer.Option(help="Metrics, separated by commas.")
-    ] = "cider,bleu,rouge_l",
-    json: Annotated[
-        Path | None, typer.Option(help="File for the values of the whole set and of each item.")
-    ] = None,
-) -> None:
-    """Score a file of predictions; needs no model and no Java."""
-    from polyptych.evaluation.scoring_file import score_file
-
-    names = [name.strip() for name in metrics.split(",") if name.strip()]
-    for result in score_file(predictions, names, out=json):
-        typer.echo(f"{result.name:<16} {result.value:.6f}  n={result.count}")
+    if not is_in_memory(model):  # a server or a function needs no torch
+        return load_answerer(model, api_model=api_model)
+    hide_bars()
+    return load_answerer(model, device=find_device(device), api_model=api_model)

@@ -6,6 +6,7 @@ exist for tasks whose answers are words from a short list; a caption cannot be g
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import numpy as np
 from polyptych.evaluation.scorers import accepted_answers, measure
 from polyptych.evaluation.task import Task
 from polyptych.schema import Example, Prediction
+
+_FIRST_WORD = re.compile(r"(\w+).*", re.DOTALL)
 
 GUESSES = 20
 """Drawn sets of guesses whose scores are averaged."""
@@ -37,7 +40,12 @@ class Baseline:
 
 
 def baselines(task: Task, examples: Sequence[Example]) -> dict[str, dict[str, Any]]:
-    """``majority`` and ``chance`` of a task, as far as it has them, as JSON."""
+    """``majority`` and ``chance`` of a task, as far as it has them, as JSON.
+
+    None for a task whose answers are judged: no judge is asked about what no model said.
+    """
+    if task.judging is not None:
+        return {}
     found = {"majority": majority(task, examples), "chance": chance(task, examples)}
     return {
         name: {"answer": baseline.answer, "values": baseline.values}
@@ -75,14 +83,13 @@ def chance(task: Task, examples: Sequence[Example], seed: int = 0) -> Baseline |
 def _options(example: Example) -> tuple[str, ...]:
     """What may be said: letters of the choices, the choices, or yes and no; else nothing."""
     truths = accepted_answers(example)
-    if len(truths) != 1:
-        return ()
-    if truths[0].lower() in ("yes", "no"):
+    if {_FIRST_WORD.sub(r"\1", truth.lower()) for truth in truths} in ({"yes"}, {"no"}):
         return ("yes", "no")
     letters = tuple(ascii_uppercase[: len(example.choices)])
-    if truths[0] in letters:
-        return letters
-    return example.choices if truths[0] in example.choices else ()
+    for options in (letters, example.choices):
+        if len(truths) == 1 and truths[0] in options:
+            return options
+    return ()
 
 
 def _values(task: Task, examples: Sequence[Example], answers: Sequence[str]) -> dict[str, float]:

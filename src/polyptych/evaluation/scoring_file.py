@@ -57,7 +57,7 @@ def score_file(
         raise PolyptychError(f"{predictions}: no predictions in it")
     scores = compute(metrics, texts, references, ids=list(first_seen))
     if out is not None:
-        _write(Path(out), str(predictions), scores)
+        write_scores(out, str(predictions), scores)
     return scores
 
 
@@ -83,7 +83,8 @@ def _check(record: Any, where: str) -> dict[str, Any]:
     return record
 
 
-def _write(out: Path, predictions: str, scores: Sequence[Score]) -> None:
+def write_scores(out: str | Path, predictions: str, scores: Sequence[Score]) -> None:
+    """Write what :func:`score_file` describes: values of the whole set and of each item."""
     per_item: dict[str, dict[str, float]] = {}
     for score in scores:
         for item, value in (score.per_item or {}).items():
