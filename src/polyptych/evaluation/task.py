@@ -7,10 +7,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polyptych.evaluation.scorers import Scorer
 from polyptych.schema import Example, ImageBlock, Message
+
+if TYPE_CHECKING:
+    from polyptych.evaluation.judge import Judging
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Task:
     """The decoding that the benchmark's published numbers use."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """How it is found again, as :class:`polyptych.evaluation.tasks.finding.TaskSource` writes."""
+    judging: Judging | None = None
+    """For answers that a judge must score; see :func:`polyptych.evaluation.judge.with_judge`."""
 
 
 def prompt_text(messages: Sequence[Message], image_token: str = "<image>") -> str:
