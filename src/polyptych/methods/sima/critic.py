@@ -1,0 +1,408 @@
+"""In-context self-critic (section 3.2 of the paper): which of two answers is the better one?
+
+The model that wrote the answers judges them, with the ground truth and three visual metrics in its
+prompt. Every sampled answer is held against the greedy one. By default the verdict is not written
+but read off: behind a fixed beginning of the critic's answer, the log-odds of the tokens ``1`` and
+``2`` say how sure it is; with both orders a bias for one of the places cancels. The published way,
+one order and words that are parsed, is :class:`WordsJudge` with ``both_orders=False``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from polyptych.data.tokenization import EncodedExample, encode_example
+from polyptych.errors import PolyptychError
+from polyptych.evaluation.local_model import model_hash
+from polyptych.evaluation.runner import batches_by_length
+from polyptych.methods.sima.prefix_sharing import Case, SharedReader, common_prefix
+from polyptych.methods.sima.prompts import BRIEF, FULL, VERDICTS, CriticFormat
+from polyptych.methods.sima.records import (
+    GREEDY,
+    Comparison,
+    Responses,
+    Verdict,
+    parse_verdict_line,
+    responses_line,
+    verdict_line,
+)
+from polyptych.methods.sima.released import parse_verdict
+from polyptych.methods.sima.stage_file import StageFile
+from polyptych.schema import Example, Message
+
+IDENTICAL, EMPTY, TOO_LONG = "identical answers", "empty answer", "too long for the critic"
+"""Why an answer is not compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Answers to one prompt that are held against its greedy one."""
+
+    responses: Responses
+    candidates: tuple[int, ...]
+
+    @property
+    def id(self) -> str:
+        """The prompt's id."""
+        return self.responses.id
+
+    def orders(self, candidate: int, both: bool) -> list[tuple[str, str]]:
+        """The candidate as response 1, then as response 2."""
+        answers = self.responses.answers
+        first = (answers[candidate], answers[GREEDY])
+        return [first, first[::-1]] if both else [first]
+
+
+class Judge(Protocol):
+    """Whoever says which answer is better."""
+
+    def run(self) -> dict[str, Any]:
+        """All that makes its verdicts, as JSON; a killed run goes on only with the same."""
+
+    def compare(self, contests: Sequence[Contest]) -> list[tuple[Comparison | None, ...]]:
+        """One comparison per candidate of each contest; None where it does not fit the context."""
+
+
+def self_critic(
+    judge: Judge,
+    responses: Sequence[Responses],
+    out: str | Path,
+    *,
+    batch_size: int = 16,
+    tokens_per_image: int = 0,
+    progress: bool = True,
+) -> list[Verdict]:
+    """Compare every prompt's sampled answers with its greedy one and write one JSON line each.
+
+    Equal and empty answers are dropped before, and counted.
+
+    Args:
+        judge: Who compares.
+        responses: What :func:`polyptych.methods.sima.responses.self_generate` gave.
+        out: The JSONL file; a killed run goes on where it stopped.
+        batch_size: Prompts that are judged together; changes no verdict.
+        tokens_per_image: To put prompts of similar length together.
+        progress: Show a bar with an estimate of the time left, on a terminal.
+
+    Returns:
+        Verdicts in the order of the responses.
+
+    Raises:
+        PolyptychError: If ``out`` was begun with another judge, or if the judge needs a ground
+            truth and a prompt has none.
+    """
+    out = Path(out)
+    inputs = {item.id: responses_line(item, out.parent) for item in responses}
+    run = {"stage": "verdicts", **judge.run()}
+    file: StageFile[Verdict] = StageFile(out, inputs, run, verdict_line, parse_verdict_line)
+    todo = {item.id: item for item in file.todo(responses)}
+    if todo:
+        examples = [item.prompt.example for item in todo.values()]
+        with file.writing(progress=progress) as add:
+            for batch in batches_by_length(examples, tokens_per_image, batch_size):
+                add(_judge_batch(judge, [todo[example.id] for example in batch]))
+    return file.finish()
+
+
+def _judge_batch(judge: Judge, batch: Sequence[Responses]) -> list[Verdict]:
+    kept = [comparable(item.answers) for item in batch]
+    contests = [
+        Contest(item, candidates)
+        for item, (candidates, _) in zip(batch, kept, strict=True)
+        if candidates
+    ]
+    compared = dict(
+        zip(
+            (contest.id for contest in contests),
+            judge.compare(contests) if contests else [],
+            strict=True,
+        )
+    )
+    verdicts = []
+    for item, (_, dropped) in zip(batch, kept, strict=True):
+        found = compared.get(item.id, ())
+        missing = sum(comparison is None for comparison in found)
+        if missing:
+            dropped[TOO_LONG] += missing
+        comparisons = tuple(comparison for comparison in found if comparison is not None)
+        verdicts.append(Verdict(item, comparisons, dict(dropped)))
+    return verdicts
+
+
+def comparable(answers: Sequence[str]) -> tuple[tuple[int, ...], Counter[str]]:
+    """Places of sampled answers worth comparing with the greedy one; why the others are not.
+
+    Answers are equal if they differ in outer blanks and case only.
+    """
+    dropped: Counter[str] = Counter()
+    seen = {answers[GREEDY].strip().lower()}
+    if "" in seen:
+        return (), Counter({EMPTY: len(answers) - 1}) if len(answers) > 1 else Counter({EMPTY: 1})
+    kept = []
+    for place, answer in enumerate(answers[1:], start=1):
+        key = answer.strip().lower()
+        if not key:
+            dropped[EMPTY] += 1
+        elif key in seen:
+            dropped[IDENTICAL] += 1
+        else:
+            seen.add(key)
+            kept.append(place)
+    return tuple(kept), dropped
+
+
+class CriticRows:
+    """Makes the critic's prompt of each order of a contest.
+
+    Args:
+        processor: The critic's processor.
+        form: Which prompt; default: the full one, or the brief one where half of the context does
+            not hold what is fixed in the full one.
+        both_orders: Whether each pair is asked about in both orders.
+
+    Raises:
+        PolyptychError: If the fixed part alone does not fit the context.
+    """
+
+    def __init__(
+        self, processor: Any, form: CriticFormat | None = None, both_orders: bool = True
+    ) -> None:
+        self.processor, self.both_orders = processor, both_orders
+        self.form = form or default_format(processor)
+        length = self._fixed_length(self.form)
+        if processor.max_length is not None and length >= processor.max_length:
+            raise PolyptychError(
+                f"the critic's prompt {self.form.fingerprint} takes {length} tokens before any "
+                f"case, the context holds {processor.max_length}"
+            )
+
+    def _fixed_length(self, form: CriticFormat) -> int:
+        return len(self.processor.tokenizer(form.fixed_text())["input_ids"])
+
+    def examples(self, contest: Contest, candidate: int) -> list[Example]:
+        """One prompt per order.
+
+        Raises:
+            PolyptychError: If the ground truth is to be shown and there is none.
+        """
+        prompt = contest.responses.prompt
+        truth = prompt.ground_truth if self.form.ground_truth else None
+        if self.form.ground_truth and not truth:
+            raise PolyptychError(
+                f"id {prompt.id!r} has no ground truth; give it, or judge without ground truth"
+            )
+        question = [block for message in prompt.example.prompt for block in message.content]
+        rows = []
+        for order in contest.orders(candidate, self.both_orders):
+            messages: tuple[Message, ...] = self.form.messages(question, truth, *order)
+            rows.append(Example(prompt.id, messages, prompt.example.images))
+        return rows
+
+    def encode(self, example: Example, forced: Sequence[int], room: int) -> EncodedExample | None:
+        """Its ids with the beginning of the answer; None where they leave no ``room``.
+
+        Nothing is ever cut: a critic that sees half of an answer would judge something else.
+        """
+        settings = dataclasses.replace(
+            self.processor.settings, max_length=None, max_prompt_tokens=None
+        )
+        row = encode_example(
+            example,
+            tokenizer=self.processor.tokenizer,
+            qformer_tokenizer=self.processor.qformer_tokenizer,
+            image_token_id=self.processor.image_token_id,
+            settings=settings,
+            with_target=False,
+        )
+        longest = self.processor.max_length
+        if longest is not None and len(row.input_ids) + len(forced) + room > longest:
+            return None
+        return dataclasses.replace(row, input_ids=[*row.input_ids, *forced])
+
+
+def default_format(processor: Any, **choices: Any) -> CriticFormat:
+    """The full prompt, or the brief one where its fixed part fills over half of the context."""
+    form = CriticFormat(FULL, **choices)
+    if processor.max_length is None:
+        return form
+    length = len(processor.tokenizer(form.fixed_text())["input_ids"])
+    return form if 2 * length <= processor.max_length else CriticFormat(BRIEF, **choices)
+
+
+class LikelihoodJudge:
+    """Compares the probabilities of the two verdicts behind a fixed beginning of the answer.
+
+    Args:
+        model: The critic; for SIMA the model that wrote the answers.
+        processor: The processor saved beside it.
+        form: Its prompt; see :class:`CriticRows`.
+        both_orders: False asks once, the sampled answer being response 1.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        form: CriticFormat | None = None,
+        both_orders: bool = True,
+    ) -> None:
+        self.model, self.rows = model, CriticRows(processor, form, both_orders)
+        self.reader = SharedReader(model, processor)
+        self.forced, self.verdicts = verdict_tokens(
+            processor.tokenizer, self.rows.form.prompt.closing
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Model, prompt and orders."""
+        return {
+            "judge": "likelihood",
+            "model": model_hash(self.model),
+            "prompt": self.rows.form.fingerprint,
+            "both_orders": self.rows.both_orders,
+        }
+
+    def compare(self, contests: Sequence[Contest]) -> list[tuple[Comparison | None, ...]]:
+        """Log-odds (nats) of the candidate, in each order."""
+        encoded = {
+            (contest.id, candidate): [
+                self.rows.encode(example, self.forced, room=1)
+                for example in self.rows.examples(contest, candidate)
+            ]
+            for contest in contests
+            for candidate in contest.candidates
+        }
+        fitting = {
+            key: [row for row in rows if row is not None]
+            for key, rows in encoded.items()
+            if None not in rows
+        }
+        cases = [
+            Case(
+                contest.id,
+                contest.responses.prompt.example.images,
+                tuple(
+                    row
+                    for place in contest.candidates
+                    for row in fitting.get((contest.id, place), ())
+                ),
+            )
+            for contest in contests
+        ]
+        cases = [case for case in cases if case.rows]
+        logits = self.reader.last_logits(cases) if cases else []
+        answers = {
+            case.id: iter(scores.float().log_softmax(dim=-1)[:, list(self.verdicts)].tolist())
+            for case, scores in zip(cases, logits, strict=True)
+        }
+        return [
+            tuple(
+                _comparison(
+                    place,
+                    [next(answers[contest.id]) for _ in fitting[contest.id, place]],
+                )
+                if (contest.id, place) in fitting
+                else None
+                for place in contest.candidates
+            )
+            for contest in contests
+        ]
+
+
+def _comparison(candidate: int, orders: Sequence[Sequence[float]]) -> Comparison:
+    """Log-probabilities of ``1`` and ``2`` in each order; the candidate is ``1``, then ``2``."""
+    import math
+
+    odds = [first - second for first, second in orders]
+    mass = sum(math.exp(first) + math.exp(second) for first, second in orders) / len(orders)
+    signed = (value if place == 0 else -value for place, value in enumerate(odds))
+    return Comparison(candidate, tuple(signed), mass=mass)
+
+
+def verdict_tokens(tokenizer: Any, closing: str) -> tuple[list[int], tuple[int, int]]:
+    """Ids that the answer is made to begin with, and the first id that tells 1 from 2.
+
+    ``"... response: [[" -> ids of "... response: [[", (id of "1", id of "2")``
+
+    Raises:
+        PolyptychError: If the tokenizer does not tell the two apart.
+    """
+    first, second = (
+        tokenizer(closing + verdict, add_special_tokens=False)["input_ids"] for verdict in VERDICTS
+    )
+    forced = common_prefix([first, second])
+    if len(forced) in (len(first), len(second)):
+        raise PolyptychError(f"the tokenizer writes {closing + '1'!r} and its like alike")
+    return forced, (first[len(forced)], second[len(forced)])
+
+
+Answer = Callable[[Sequence[Example]], list[str]]
+"""Answers a batch of examples in words."""
+
+
+class WordsJudge:
+    """Lets a critic write its verdict and parses it as the published code does.
+
+    A verdict counts 1 for the answer that it prefers; two that disagree cancel.
+
+    Args:
+        answer: Who writes: the model itself, or a server.
+        rows: What is asked.
+        identity: What makes its answers, as JSON: the hash of a model, or a server's address and
+            model name, and the decoding.
+    """
+
+    def __init__(self, answer: Answer, rows: CriticRows, identity: dict[str, Any]) -> None:
+        self.answer, self.rows, self.identity = answer, rows, identity
+
+    def run(self) -> dict[str, Any]:
+        """Who answers, prompt and orders."""
+        return {
+            "judge": "words",
+            **self.identity,
+            "prompt": self.rows.form.fingerprint,
+            "both_orders": self.rows.both_orders,
+        }
+
+    def compare(self, contests: Sequence[Contest]) -> list[tuple[Comparison | None, ...]]:
+        """1, -1 or None (no verdict in the words) in each order."""
+        asked = [
+            (contest.id, place, self.rows.examples(contest, place))
+            for contest in contests
+            for place in contest.candidates
+        ]
+        fits = {
+            (identity, place): all(self.rows.encode(e, (), room=1) is not None for e in examples)
+            for identity, place, examples in asked
+        }
+        texts = iter(
+            self.answer(
+                [
+                    e
+                    for identity, place, examples in asked
+                    if fits[identity, place]
+                    for e in examples
+                ]
+            )
+        )
+        compared = {
+            (identity, place): _spoken(place, [next(texts) for _ in examples])
+            for identity, place, examples in asked
+            if fits[identity, place]
+        }
+        return [
+            tuple(compared.get((contest.id, place)) for place in contest.candidates)
+            for contest in contests
+        ]
+
+
+def _spoken(candidate: int, texts: Sequence[str]) -> Comparison:
+    """The verdicts of each order's text; response 1 is the candidate in the first order."""
+    values = {"sampled": 1.0, "greedy": -1.0, None: None}
+    found = [values[parse_verdict(text)] for text in texts]
+    signed = [value if place == 0 or value is None else -value for place, value in enumerate(found)]
+    return Comparison(candidate, tuple(signed), tuple(texts))
