@@ -15,6 +15,10 @@ from polyptych import _registration
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from polyptych.adapters.adapt import adapt
+    from polyptych.adapters.camml import Camml
+    from polyptych.adapters.sam import Sam
+    from polyptych.adapters.vpgc import VpgC
     from polyptych.data.collation import Collator
     from polyptych.data.records import read_records, write_records
     from polyptych.errors import PolyptychError
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Batch": "schema",
+    "Camml": "adapters.camml",
     "Collator": "data.collation",
     "Example": "schema",
     "ImageBlock": "schema",
@@ -52,8 +57,11 @@ _HOMES = {
     "PolyptychSamForConditionalGeneration": "methods.sam.model",
     "Prediction": "schema",
     "PreferencePair": "schema",
+    "Sam": "adapters.sam",
     "Score": "schema",
     "TextBlock": "schema",
+    "VpgC": "adapters.vpgc",
+    "adapt": "adapters.adapt",
     "load_model": "models.checkpoint",
     "read_records": "data.records",
     "write_records": "data.records",
@@ -61,6 +69,7 @@ _HOMES = {
 
 __all__ = [
     "Batch",
+    "Camml",
     "Collator",
     "Example",
     "ImageBlock",
@@ -76,8 +85,11 @@ __all__ = [
     "PolyptychSamForConditionalGeneration",
     "Prediction",
     "PreferencePair",
+    "Sam",
     "Score",
     "TextBlock",
+    "VpgC",
+    "adapt",
     "load_model",
     "read_records",
     "write_records",
