@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.samples import captions as caption_samples
+from polyptych.evaluation.samples import several_images, single_image
 from polyptych.evaluation.scoring import short_answer, vqa_accuracy, yes_no
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks import (
@@ -77,6 +79,22 @@ _LLAVA = "https://github.com/haotian-liu/LLaVA/blob/main/docs/Evaluation.md"
 _UNSTATED = "see the source"
 
 
+_VQA_SAMPLES = {
+    "vqav2": single_image.sample_vqav2,
+    "okvqa": single_image.sample_okvqa,
+    "vizwiz": single_image.sample_vizwiz,
+    "textvqa": single_image.sample_textvqa,
+}
+_MMBENCH_SAMPLES = {
+    "mmbench": single_image.sample_mmbench,
+    "mmbench_cn": single_image.sample_mmbench_cn,
+}
+_CAPTION_SAMPLES = {
+    "coco_caption": caption_samples.sample_coco_caption,
+    "flickr30k_caption": caption_samples.sample_flickr30k_caption,
+}
+
+
 def _vqa(name: str, title: str, terms: str, source: str, scoring: Scoring) -> Benchmark:
     layout = vqa.SETS[name]
     return Benchmark(
@@ -89,6 +107,7 @@ def _vqa(name: str, title: str, terms: str, source: str, scoring: Scoring) -> Be
         source,
         scoring,
         lambda root: vqa.vqa_task(name, root),
+        sample=_VQA_SAMPLES[name],
     )
 
 
@@ -104,6 +123,7 @@ def _scienceqa(form: scienceqa.Form, title: str) -> Benchmark:
         "local",
         lambda root: scienceqa.scienceqa_task(form, root),
         folder="scienceqa",
+        sample=single_image.sample_scienceqa,
     )
 
 
@@ -119,6 +139,7 @@ def _mmbench(name: mmbench.Name, title: str, *, circular: bool = False) -> Bench
         "server",
         lambda root: mmbench.mmbench_task(name, root, circular=circular),
         folder="mmbench",
+        sample=_MMBENCH_SAMPLES[name],
     )
 
 
@@ -134,6 +155,7 @@ def _captions(name: str, title: str, terms: str, source: str) -> Benchmark:
         source,
         "local",
         lambda root: captions.caption_task(name, root),
+        sample=_CAPTION_SAMPLES[name],
     )
 
 
@@ -148,6 +170,7 @@ def _refcoco(name: refcoco.Name, title: str) -> Benchmark:
         "https://github.com/lichengunc/refer",
         "local",
         lambda root: refcoco.refcoco_task(name, root),
+        sample=lambda root: caption_samples.sample_refcoco(name, root),
     )
 
 
@@ -163,6 +186,7 @@ def _sam(name: str) -> Benchmark:
         "local",
         lambda root: sam_sets.sam_task(name, root),
         folder=f"sam/{sam_sets.NAMES[name]}",
+        sample=lambda root: caption_samples.sample_sam(name, root),
     )
 
 
@@ -178,6 +202,7 @@ def _blink(name: blink.Name, title: str, scoring: Scoring) -> Benchmark:
         scoring,
         lambda root: blink.blink_task(name, root),
         folder="blink",
+        sample=lambda root: several_images.sample_blink(name, root),
     )
 
 
@@ -200,6 +225,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "https://github.com/AoiDragon/POPE",
             "local",
             pope.pope_task,
+            sample=single_image.sample_pope,
         ),
         Benchmark(
             "mme",
@@ -211,6 +237,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             _LLAVA,
             "local",
             mme.mme_task,
+            sample=single_image.sample_mme,
         ),
         Benchmark(
             "seed",
@@ -222,6 +249,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "https://github.com/AILab-CVC/SEED-Bench",
             "local",
             seed.seed_task,
+            sample=single_image.sample_seed,
         ),
         _mmbench("mmbench", "MMBench dev"),
         _mmbench("mmbench_cn", "MMBench-CN dev"),
@@ -237,6 +265,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "https://cs.stanford.edu/people/dorarad/gqa",
             "local",
             gqa.gqa_task,
+            sample=single_image.sample_gqa,
         ),
         Benchmark(
             "aokvqa",
@@ -248,6 +277,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "https://allenai.org/project/a-okvqa",
             "local",
             aokvqa.aokvqa_task,
+            sample=single_image.sample_aokvqa,
         ),
         _captions(
             "coco_caption", "COCO captions, Karpathy test", "CC BY 4.0", "https://cocodataset.org"
@@ -272,6 +302,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "https://lil.nlp.cornell.edu/nlvr",
             "local",
             nlvr2.nlvr2_task,
+            sample=several_images.sample_nlvr2,
         ),
         _blink("blink", "BLINK validation", "local"),
         _blink("blink_test", "BLINK test", "server"),
@@ -285,6 +316,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "https://huggingface.co/datasets/MUIRBENCH/MUIRBENCH",
             "local",
             muirbench.muirbench_task,
+            sample=several_images.sample_muirbench,
         ),
         Benchmark(
             "mantis_eval",
@@ -296,6 +328,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "https://huggingface.co/datasets/TIGER-Lab/Mantis-Eval",
             "local",
             mantis_eval.mantis_task,
+            sample=several_images.sample_mantis_eval,
         ),
         Benchmark(
             "mirb",
@@ -307,6 +340,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "https://huggingface.co/datasets/VLLMs/MIRB",
             "local",
             mirb.mirb_task,
+            sample=several_images.sample_mirb,
         ),
     )
 }
