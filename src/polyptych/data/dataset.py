@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -31,6 +31,19 @@ class LoadedExample(NamedTuple):
 
 Transform = Callable[[LoadedExample], Any]
 """What turns a loaded example into the item a collator takes; runs in the worker process."""
+
+
+class Examples(Protocol):
+    """Random access to a set of examples: what mixtures and training take."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def __getitem__(self, index: int) -> Any:
+        """The item that a collator takes."""
+
+    def example(self, index: int) -> Example:
+        """The example at ``index``, without its pixels."""
 
 
 class ExampleDataset(Dataset[Any]):
@@ -72,6 +85,23 @@ class ExampleDataset(Dataset[Any]):
         images = _load_all(example) if self.load_images else ()
         loaded = LoadedExample(example, images)
         return loaded if self.transform is None else self.transform(loaded)
+
+
+class Selection(Dataset[Any]):
+    """Some examples of a set, in the order given."""
+
+    def __init__(self, examples: Examples, indices: Sequence[int]) -> None:
+        self.examples, self.indices = examples, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.examples[self.indices[index]]
+
+    def example(self, index: int) -> Example:
+        """The example at ``index``, without its pixels."""
+        return self.examples.example(self.indices[index])
 
 
 class _Lines:
@@ -123,7 +153,7 @@ def _load_all(example: Example) -> tuple[Image.Image, ...]:
 class Mixture(Dataset[Any]):
     """Several datasets as one, in fixed shares and a fixed order; made by `mixture`."""
 
-    def __init__(self, datasets: Sequence[Dataset[Any]], items: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, datasets: Sequence[Examples], items: Sequence[tuple[int, int]]) -> None:
         self.datasets = list(datasets)
         self.items = np.asarray(items, dtype=np.int64).reshape(-1, 2)
 
@@ -136,7 +166,7 @@ class Mixture(Dataset[Any]):
 
 
 def mixture(
-    datasets: Sequence[ExampleDataset],
+    datasets: Sequence[Examples],
     weights: Sequence[float],
     seed: int = 0,
     length: int | None = None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,7 +12,15 @@ import torch
 from transformers import BatchFeature, PreTrainedModel
 
 from polyptych.data.collation import Collator
-from polyptych.data.dataset import ExampleDataset, LoadedExample, Mixture, mixture
+from polyptych.data.dataset import (
+    ExampleDataset,
+    Examples,
+    LoadedExample,
+    Mixture,
+    Selection,
+    mixture,
+)
+from polyptych.data.images import image_hash
 from polyptych.errors import PolyptychError
 from polyptych.language.state_cache import StateCache
 from polyptych.schema import Batch, Example, ImageRef
@@ -20,6 +29,23 @@ from polyptych.vision.feature_cache import FeatureCache, encoder_fingerprint
 
 _FINGERPRINTED = 1000
 """Examples per set that its fingerprint is made from, evenly spread."""
+
+
+Check = Callable[[Examples, int], Any]
+"""Raises `PolyptychError` for a record that is no good."""
+
+
+def _find_images(examples: Examples, index: int) -> None:
+    for ref in examples.example(index).images:
+        image_hash(ref)
+
+
+_READABLE: dict[str, Check] = {
+    "cannot be read": lambda examples, index: examples.example(index),
+    "cannot be learned from": lambda examples, index: examples[index],
+    "miss an image file": _find_images,
+}
+"""What is checked without a model, in this order."""
 
 
 class TrainingData:
@@ -43,33 +69,72 @@ class TrainingData:
         self.recipe = recipe
         transform = _trainable_single if recipe.stage == "align" else _trainable
         sources = recipe.data.train
-        weights: list[float | None] = [None]
+        self.sets: list[Examples]
+        self._weights: list[float | None] = [None]
+        self.dropped: Counter[str] = Counter()
+        self.problems: list[str] = []
         if train is not None:
             self.sets = [_dataset(train, transform)]
         else:
-            self.sets = [_dataset(_limited(source), transform) for source in sources]
-            weights = [source.weight for source in sources]
-        self.train_size = sum(map(len, self.sets))
-        if not self.train_size:
-            raise PolyptychError(f"recipe {recipe.name}: 0 examples to learn from")
-        self.train: Mixture = mixture(
-            self.sets,
-            _shares(weights, [len(examples) for examples in self.sets]),
-            seed=recipe.seed,
-            length=recipe.steps * recipe.global_batch_size,
-            block=recipe.global_batch_size if recipe.data.exact_shares else None,
-        )
+            self.sets = [_source(source, transform) for source in sources]
+            self._weights = [source.weight for source in sources]
+        if recipe.data.drop_bad:
+            self._keep(_READABLE)
+        self._mix()
         if validation is None:
             validation = [
                 example
                 for source in recipe.data.validation
-                for example in _examples(_dataset(_limited(source), _trainable))
+                for example in _examples(_source(source, _trainable))
             ]
         self.validation = list(validation)[: recipe.validation.examples]
-        self.fingerprints = {
+
+    @property
+    def fingerprints(self) -> dict[str, Any]:
+        """What tells the sets from others."""
+        return {
             "train": [_fingerprint(examples) for examples in self.sets],
             "validation": _fingerprint(_dataset(self.validation, _trainable)),
         }
+
+    def drop_unfit(self, processor: Any) -> None:
+        """Leave out what the model cannot take, where the recipe leaves out bad records."""
+        if self.recipe.data.drop_bad:
+
+            def encode(examples: Examples, index: int) -> None:
+                processor.encode(examples.example(index), with_target=True)
+
+            self._keep({"do not fit the model": encode})
+            self._mix()
+
+    def _keep(self, checks: Mapping[str, Check]) -> None:
+        """Keep the records that pass all checks; a check's name is the reason for the others."""
+        for place, examples in enumerate(self.sets):
+            kept = []
+            for index in range(len(examples)):
+                problem = _first_problem(checks, examples, index)
+                if problem is None:
+                    kept.append(index)
+                else:
+                    self.dropped[problem[0]] += 1
+                    self.problems.append(problem[1])
+            if len(kept) < len(examples):
+                self.sets[place] = Selection(examples, kept)
+
+    def _mix(self) -> None:
+        """Draw the order of the whole run."""
+        recipe = self.recipe
+        self.train_size = sum(map(len, self.sets))
+        if not self.train_size:
+            left_out = f" ({sum(self.dropped.values())} are left out)" if self.dropped else ""
+            raise PolyptychError(f"recipe {recipe.name}: 0 examples to learn from{left_out}")
+        self.train: Mixture = mixture(
+            self.sets,
+            _shares(self._weights, [len(examples) for examples in self.sets]),
+            seed=recipe.seed,
+            length=recipe.steps * recipe.global_batch_size,
+            block=recipe.global_batch_size if recipe.data.exact_shares else None,
+        )
 
     def texts(self) -> Iterator[str]:
         """All words of the training sets, for a tokenizer of one's own."""
@@ -146,14 +211,28 @@ def _dataset(
     return ExampleDataset(source, transform, load_images=False)
 
 
-def _limited(source: DataSource) -> Sequence[Example] | str:
-    if source.limit is None:
-        return source.path
-    every = ExampleDataset(source.path, load_images=False)
-    return [every.example(index) for index in range(min(source.limit, len(every)))]
+def _first_problem(
+    checks: Mapping[str, Check], examples: Examples, index: int
+) -> tuple[str, str] | None:
+    """The name of the first check that a record fails, and what it says."""
+    for reason, check in checks.items():
+        try:
+            check(examples, index)
+        except PolyptychError as error:
+            return reason, str(error)
+    return None
 
 
-def _examples(examples: ExampleDataset) -> Iterator[Example]:
+def _source(
+    source: DataSource, transform: Callable[[LoadedExample], Example]
+) -> ExampleDataset | Selection:
+    examples = _dataset(source.path, transform)
+    if source.limit is None or source.limit >= len(examples):
+        return examples
+    return Selection(examples, range(source.limit))
+
+
+def _examples(examples: Examples) -> Iterator[Example]:
     return (examples[index] for index in range(len(examples)))
 
 
@@ -184,7 +263,7 @@ def _shares(weights: Sequence[float | None], sizes: Sequence[int]) -> list[float
     return given
 
 
-def _fingerprint(examples: ExampleDataset) -> dict[str, Any]:
+def _fingerprint(examples: Examples) -> dict[str, Any]:
     digest = hashlib.sha256()
     for index in range(0, len(examples), max(1, len(examples) // _FINGERPRINTED)):
         example = examples.example(index)

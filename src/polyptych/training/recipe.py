@@ -68,6 +68,9 @@ class DataRecipe(_Part):
     exact_shares: bool = False
     """Every step holds each source's share exactly (24 of one and 64 of another), instead of on
     average."""
+    drop_bad: bool = False
+    """Leave out records that cannot be read, learned from or held by the model, counted by reason
+    before the first step (which reads all records once); otherwise the first one ends the run."""
     workers: int = Field(default=0, ge=0)
     """Processes that decode images; 0 decodes in the training process."""
 

@@ -6,32 +6,28 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from polyptych.data.collation import Collator
+from polyptych.training.account import DataAccount
 from polyptych.training.data import TrainingData
 from polyptych.training.recipe import Recipe
 
 
-def summary(recipe: Recipe, model: nn.Module, data: TrainingData, collator: Collator) -> str:
-    """What is about to happen: parameters by part, steps, tokens and images per step, data."""
-    lines = [f"{recipe.name}: {recipe.stage}, {recipe.steps} steps, {recipe.precision}"]
-    parts = [*_parts(model), ("total", list(model.parameters()))]
-    for name, parameters in parts:
+def summary(
+    recipe: Recipe, model: nn.Module, data: TrainingData, account: DataAccount, processes: int = 1
+) -> str:
+    """What is about to happen: what is learned from, steps and processes, parameters by part."""
+    size = recipe.global_batch_size
+    spread = f" on {processes} processes" if processes > 1 else ""
+    passes = recipe.steps * size / data.train_size
+    lines = [
+        f"{recipe.name}: {recipe.stage}, {recipe.steps} steps of {size} examples "
+        f"({passes:.1f} passes), {recipe.precision}{spread}",
+        *account.lines(),
+        f"  looks at {len(data.validation):,} examples for validation",
+    ]
+    for name, parameters in [*_parts(model), ("total", list(model.parameters()))]:
         total = sum(p.numel() for p in parameters)
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         lines.append(f"  {name:<24} {total:>14,} parameters {trained:>14,} trained")
-    count = min(recipe.global_batch_size, len(data.train))
-    batch = collator([data.train[index] for index in range(count)])
-    tokens, images = int(batch["attention_mask"].sum()), int(batch["image_counts"].sum())
-    answers = int((batch["labels"] >= 0).sum())
-    lines.append(
-        f"  first step: {recipe.global_batch_size} examples, {images} images, {tokens} tokens, "
-        f"{answers} of them answers"
-    )
-    epochs = recipe.steps * recipe.global_batch_size / data.train_size
-    lines.append(
-        f"  data: {data.train_size} to learn from ({epochs:.1f} passes), "
-        f"{len(data.validation)} for validation"
-    )
     return "\n".join(lines)
 
 

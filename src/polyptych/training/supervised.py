@@ -8,15 +8,15 @@ the same batches), checkpoints that hold only what changes, and selection by gen
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     IntervalStrategy,
@@ -31,7 +31,16 @@ from polyptych.data.collation import Collator
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.local_model import model_hash
 from polyptych.schema import Example
-from polyptych.training.building import build_model, read_weights
+from polyptych.training.account import count_data
+from polyptych.training.arguments import training_arguments
+from polyptych.training.building import build_model
+from polyptych.training.checkpoints import (
+    PROCESSES,
+    WEIGHTS,
+    check_processes,
+    load_trained,
+    trained_parameters,
+)
 from polyptych.training.data import TrainingData
 from polyptych.training.freezing import (
     checkpoint_frozen_layers,
@@ -40,16 +49,12 @@ from polyptych.training.freezing import (
     set_to_eval,
 )
 from polyptych.training.optimization import parameter_groups
+from polyptych.training.parallel import keep_in_step, shard_decoder_layers
 from polyptych.training.recipe import Recipe
 from polyptych.training.run_folder import RunFolder, said_if_unsaved
 from polyptych.training.summary import summary
 from polyptych.training.tracking import Tracker
 from polyptych.training.validation import Validation
-
-_WEIGHTS = "model.safetensors"
-"""The name under which the Trainer looks for weights in a checkpoint."""
-
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ def train(
     *,
     out: str | Path,
     resume: bool = True,
+    parallel: str = "ddp",
     model: PreTrainedModel | None = None,
     processor: Any = None,
     train_examples: Sequence[Example] | None = None,
@@ -90,6 +96,8 @@ def train(
         recipe: Everything that decides the run.
         out: The run's folder, see :mod:`polyptych.training.run_folder`.
         resume: False removes an earlier run in ``out`` and starts again.
+        parallel: How the processes that ``torchrun`` has started share the work: a name or file,
+            see :mod:`polyptych.training.parallel`. Results do not depend on it.
         model: Trained in place of the recipe's; give ``processor`` with it.
         processor: The processor of ``model``.
         train_examples: Learned from in place of the recipe's training sets.
@@ -104,27 +112,36 @@ def train(
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     folder = RunFolder(out)
-    args = training_arguments(recipe, folder)  # also joins the group of processes, if there is one
+    args = training_arguments(recipe, folder, parallel)
+    is_main = args.process_index == 0
     set_seed(recipe.seed)
     data = TrainingData(recipe, train_examples, validation_examples)
     if model is None:
         model, processor = build_model(recipe.model, data.texts)
     elif processor is None:
         raise PolyptychError("a model was given without its processor")
+    data.drop_unfit(processor)
     select_trainable(model, recipe.trainable)
     told = {"data": data.fingerprints, "model": _description(model)}
-    with args.main_process_first(desc="opening the run's folder"):
-        checkpoint = folder.open(recipe, told, resume=resume)
+    with args.main_process_first(local=False, desc="opening the run's folder"):
+        checkpoint = folder.open(recipe, told, resume=resume, is_main=is_main)
     if folder.result.exists():
         load_trained(model, folder.final)
         return TrainResult(**json.loads(folder.result.read_text(encoding="utf-8")))
+    if checkpoint is not None:
+        check_processes(checkpoint, parallel)
 
+    account = count_data(data.sets, processor, data.dropped)
     model.to(args.device)  # type: ignore[arg-type]
-    features = data.features(model, processor)
-    states = data.states(model, processor, features)
+    with args.main_process_first(local=False, desc="filling caches, which one process may do"):
+        features = data.features(model, processor)
+        states = data.states(model, processor, features)
     collator = Collator(processor, training=True, features=features, states=states)
-    if progress:
-        print(summary(recipe, model, data, collator), flush=True)
+    if is_main:
+        folder.write_json(folder.data, asdict(account))
+        folder.write_dropped(data.problems)
+        if progress:
+            print(summary(recipe, model, data, account, args.world_size), flush=True)
     tracker = Tracker(
         folder.metrics,
         steps=recipe.steps,
@@ -142,26 +159,30 @@ def train(
             features=features,
             autocast=recipe.precision == "bf16",
         )
-    trainer = SupervisedTrainer(
-        recipe,
-        model,
-        folder,
-        tracker,
-        validation,
-        args,
-        train_dataset=data.train,
-        data_collator=collator,
-        processing_class=processor,
-    )
+    shard_decoder_layers(args, model)
+    in_step = keep_in_step(model, whole_weights=parallel != "zero3")
     try:
+        trainer = SupervisedTrainer(
+            recipe,
+            model,
+            folder,
+            tracker,
+            validation,
+            args,
+            parallel=parallel,
+            train_dataset=data.train,
+            data_collator=collator,
+            processing_class=processor,
+        )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return trainer.finish()
     except PolyptychError as error:
         raise PolyptychError(_last_line(error)) from error
     except OSError as error:
         raise PolyptychError(f"{folder.path}: {error.strerror or error}") from error
     finally:
+        in_step.remove()
         tracker.close()
-    return _finish(recipe, folder, tracker, model, processor)
 
 
 class SupervisedTrainer(Trainer):
@@ -175,8 +196,10 @@ class SupervisedTrainer(Trainer):
         tracker: Tracker,
         validation: Validation | None,
         args: TrainingArguments,
+        parallel: str,
         **kwargs: Any,
     ) -> None:
+        self.parallel = parallel
         self.recipe, self.folder, self.tracker = recipe, folder, tracker
         self.validation, self.learner = validation, model
         fields = dict(model.config.__dict__)
@@ -219,6 +242,10 @@ class SupervisedTrainer(Trainer):
         self.tracker.count(inputs["image_counts"])
         return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
 
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any) -> Any:
+        """The next step's batches; the time until they are there is waited for data."""
+        return super().get_batch_samples(self.tracker.waiting(epoch_iterator), *args)
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validate, log, and keep the model if it is the best so far."""
         assert self.validation is not None
@@ -228,71 +255,74 @@ class SupervisedTrainer(Trainer):
             self.tracker.validated(step, metrics)
             best = self.folder.notes(self.folder.best)
             better = self.validation.is_better(metrics, best and best["validation"])
-            if better and self.is_world_process_zero():
+            if broadcast_object_list([better])[0]:  # the main process may have written meanwhile
                 notes = {"name": self.recipe.name, "step": step, "validation": metrics}
-                self.folder.save_model(self.folder.best, self.learner, self.processing_class, notes)
+                self._save_whole(self.folder.best, notes)
         prefixed = {f"eval_{name}": value for name, value in metrics.items()}
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, prefixed
         )
         return prefixed
 
-    # Checkpoints hold what training changes; frozen weights come from the recipe's start.
+    def finish(self) -> TrainResult:
+        """Save the last model and the result."""
+        folder, recipe = self.folder, self.recipe
+        self.learner.eval()
+        if recipe.gradient_checkpointing:
+            self.learner.gradient_checkpointing_disable()
+        self.accelerator.wait_for_everyone()  # the best model is written
+        best = folder.notes(folder.best)
+        result = TrainResult(
+            name=recipe.name,
+            steps=recipe.steps,
+            loss=self.tracker.last["loss"],
+            validation=best["validation"] if best else None,
+            best_step=best["step"] if best else None,
+            seconds=self.tracker.last["seconds"],
+            final=str(folder.final),
+            best=str(folder.best) if best else None,
+        )
+        notes = {"name": recipe.name, "step": recipe.steps, "loss": result.loss}
+        self._save_whole(folder.final, notes)
+        if self.is_world_process_zero():
+            folder.write_json(folder.result, asdict(result))
+        self.accelerator.wait_for_everyone()
+        return result
+
+    def _save_whole(self, target: Path, notes: dict[str, Any]) -> None:
+        """Save the whole model, to be called by all processes."""
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
+        if self.is_world_process_zero():
+            self.folder.save_model(target, self.learner, self.processing_class, notes, weights)
+
+    # Checkpoints hold what training changes; frozen weights come from the recipe's start. They are
+    # written aside and renamed, so that what has a checkpoint's name is whole.
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.folder.saving)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with self.tracker.paused(), said_if_unsaved(self.folder.checkpoints):
             super()._save_checkpoint(*args, **kwargs)
+            self.accelerator.wait_for_everyone()  # each process writes its random numbers
             if self.is_world_process_zero():
-                self.folder.complete_checkpoint(self.state.global_step)
+                self.folder.publish_checkpoint(self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.folder.checkpoints)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.folder.saving)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained_parameters(self.learner), folder / _WEIGHTS)
+        trained = trained_parameters(self.learner)
+        if state_dict is not None:  # gathered from all processes
+            trained = {name: state_dict[name].contiguous() for name in trained}
+        save_file(trained, folder / WEIGHTS)
+        spread = {"parallel": self.parallel, "processes": self.args.world_size}
+        self.folder.write_json(folder / PROCESSES, spread)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.learner, Path(resume_from_checkpoint))
-
-
-def trained_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that learn, by name."""
-    return {
-        name: parameter.detach()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def load_trained(model: nn.Module, folder: Path) -> None:
-    """Put the trained parameters that a checkpoint or a saved model holds into the model.
-
-    Raises:
-        PolyptychError: If one of them is not there.
-    """
-    saved = read_weights(folder)
-    trained = trained_parameters(model)
-    missing = sorted(trained.keys() - saved.keys())
-    if missing:
-        raise PolyptychError(f"{folder}: {len(missing)} weights are missing: {missing[0]} ...")
-    with torch.no_grad():
-        for name, value in trained.items():
-            value.copy_(saved[name])
-
-
-def batch_split(recipe: Recipe, processes: int) -> tuple[int, int]:
-    """Examples per forward pass, and how many passes make a step.
-
-    Raises:
-        PolyptychError: If they do not divide the global batch.
-    """
-    whole = recipe.global_batch_size
-    micro = recipe.micro_batch_size or whole // processes
-    if micro == 0 or whole % (micro * processes):
-        raise PolyptychError(
-            f"recipe: a global batch of {whole} is no multiple of {max(micro, 1)} examples x "
-            f"{processes} processes"
-        )
-    return micro, whole // (micro * processes)
 
 
 def _description(model: PreTrainedModel) -> dict[str, Any]:
@@ -300,60 +330,6 @@ def _description(model: PreTrainedModel) -> dict[str, Any]:
     for name in ("transformers_version", "_name_or_path"):
         config.pop(name, None)
     return {"start": model_hash(model), "config": config}
-
-
-def training_arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
-    """The recipe in the Trainer's words, for this process."""
-    args = TrainingArguments(
-        output_dir=str(folder.checkpoints),
-        max_steps=recipe.steps,
-        learning_rate=recipe.optimizer.learning_rate,
-        lr_scheduler_type=_SCHEDULES[recipe.optimizer.schedule],
-        warmup_steps=recipe.optimizer.warmup_steps,
-        max_grad_norm=recipe.optimizer.max_grad_norm,
-        bf16=recipe.precision == "bf16",
-        use_cpu=not torch.accelerator.is_available(),
-        seed=recipe.seed,
-        logging_steps=recipe.log_every,
-        logging_nan_inf_filter=False,
-        save_steps=recipe.save_every or recipe.steps,
-        eval_steps=recipe.validation.every or recipe.steps,
-        dataloader_num_workers=recipe.data.workers,
-        dataloader_persistent_workers=recipe.data.workers > 0,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        report_to="none",
-        disable_tqdm=True,
-    )
-    args.per_device_train_batch_size, args.gradient_accumulation_steps = batch_split(
-        recipe, args.world_size
-    )
-    return args
-
-
-def _finish(
-    recipe: Recipe, folder: RunFolder, tracker: Tracker, model: PreTrainedModel, processor: Any
-) -> TrainResult:
-    """Save the last model and the result."""
-    model.eval()
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_disable()
-    best = folder.notes(folder.best)
-    result = TrainResult(
-        name=recipe.name,
-        steps=recipe.steps,
-        loss=tracker.last["loss"],
-        validation=best["validation"] if best else None,
-        best_step=best["step"] if best else None,
-        seconds=tracker.last["seconds"],
-        final=str(folder.final),
-        best=str(folder.best) if best else None,
-    )
-    if PartialState().is_main_process:
-        notes = {"name": recipe.name, "step": recipe.steps, "loss": result.loss}
-        folder.save_model(folder.final, model, processor, notes)
-        folder.write_json(folder.result, asdict(result))
-    return result
 
 
 def _last_line(error: Exception) -> str:

@@ -16,14 +16,22 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from polyptych.errors import PolyptychError
 from polyptych.files import write_aside
 
+SHUFFLED_LOSS = "loss_with_shuffled_images"
+"""Name of the loss over validation examples that see each other's images."""
+
+NO_DIFFERENCE = 0.002
+"""Relative rise of the loss below which images are said to make no difference."""
+
 
 class Tracker(TrainerCallback):
     """Logs steps and validations; a resumed run goes on with the file of the killed one.
 
-    One line per logged step, rates measured without validation and saving::
+    One line per logged step, rates measured without validation and saving; ``waiting_for_data`` is
+    the share of that time in which the next batches were not there yet::
 
         {"step": 20, "loss": 1.92, "learning_rate": 0.001, "grad_norm": 0.71,
-         "examples_per_second": 210.3, "images_per_second": 841.1, "seconds": 12.4}
+         "examples_per_second": 210.3, "images_per_second": 841.1, "waiting_for_data": 0.03,
+         "seconds": 12.4}
 
     Args:
         path: ``metrics.jsonl``.
@@ -52,12 +60,24 @@ class Tracker(TrainerCallback):
         self._earlier = 0.0
         self._examples = 0
         self._images: int | Tensor = 0
-        self._paused = 0.0
+        self._paused = self._waited = 0.0
 
     def count(self, image_counts: Tensor) -> None:
         """Note a micro batch that is about to be computed."""
         self._examples += len(image_counts)
         self._images = self._images + image_counts.sum()
+
+    def waiting(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The same batches; the time until each is there is noted."""
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self._waited += time.perf_counter() - start
+            yield batch
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -73,9 +93,11 @@ class Tracker(TrainerCallback):
     ) -> None:
         """Drop lines after the step that the run goes on from, and open the logs."""
         self._start = self._mark = time.perf_counter()
+        kept = [line for line in _read_lines(self.path) if line["step"] <= state.global_step]
+        for line in kept:  # a run that was killed after its last step logs none any more
+            self.last.update(line)
         if not state.is_world_process_zero:
             return
-        kept = [line for line in _read_lines(self.path) if line["step"] <= state.global_step]
         with write_aside(self.path) as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         self._earlier = kept[-1]["seconds"] if kept else 0.0
@@ -122,12 +144,15 @@ class Tracker(TrainerCallback):
         line = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
         line["examples_per_second"] = round(processes * self._examples / seconds, 2)
         line["images_per_second"] = round(processes * int(self._images) / seconds, 2)
-        self._mark, self._paused, self._examples, self._images = now, 0.0, 0, 0
+        line["waiting_for_data"] = round(min(self._waited / seconds, 1.0), 4)
+        self._mark, self._paused, self._waited, self._examples, self._images = now, 0.0, 0.0, 0, 0
         self._write(state.global_step, line)
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write a line for a validation; names get the prefix ``validation_``."""
         self._write(step, {f"validation_{name}": value for name, value in metrics.items()})
+        if self._bar is not None:
+            self._bar.print(_validation_line(step, metrics))
 
     def close(self) -> None:
         """Close the logs; safe to call twice."""
@@ -150,6 +175,18 @@ class Tracker(TrainerCallback):
                 self._events.add_scalar(tag, value, step)
         if self._bar is not None:
             self._bar.say(values)
+
+
+def _validation_line(step: int, metrics: Mapping[str, float]) -> str:
+    """The loss beside the one with others' images, so that a model that ignores them shows it."""
+    loss, shuffled = metrics["loss"], metrics.get(SHUFFLED_LOSS)
+    line = f"step {step}: validation loss {loss:.4f}"
+    if shuffled is not None:
+        line += f", with images shuffled among examples {shuffled:.4f}"
+        if shuffled - loss < NO_DIFFERENCE * loss:
+            line += ": the images make no difference so far"
+    rest = {name: v for name, v in metrics.items() if name not in ("loss", SHUFFLED_LOSS)}
+    return line + "".join(f", {name} {value:.4f}" for name, value in rest.items())
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -200,6 +237,9 @@ class _Bar:
             if name == "loss" or name == "images_per_second" or name.startswith("validation_"):
                 self._numbers[name] = f"{name.replace('_', ' ')} {value:.4g}"
         self._progress.update(self._task, numbers=" · ".join(self._numbers.values()))
+
+    def print(self, line: str) -> None:
+        self._progress.console.print(line, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()

@@ -1,0 +1,72 @@
+"""Two processes (torchrun, gloo) learn what one learns; texts and pictures mixed; resumed by one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from process_runs import mixed, stopped, with_gradients
+from safetensors.torch import load_file
+from training_runs import logged
+
+from polyptych.models.checkpoint import load_model
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1] / "src"
+
+
+def torchrun(script: Path, *arguments: object, processes: int = 2) -> subprocess.CompletedProcess:
+    """Start processes as a user does; they see this folder and the package."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", str(script), *map(str, arguments)]
+    paths = [str(HERE), str(SOURCE), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    with_gradients(folder / "one.safetensors", lambda: mixed(folder / "one"))
+    stopped(folder / "one-then-two", 3)
+    done = torchrun(HERE / "process_runs.py", folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "done").exists()
+    mixed(folder / "two-then-one")
+    return folder
+
+
+NUMBERS = ("step", "loss", "grad_norm", "learning_rate", "validation_loss")
+
+
+@pytest.mark.parametrize("name", ["two", "two-then-one", "one-then-two"])
+def test_losses_and_weights_are_those_of_one_process(runs: Path, name: str) -> None:
+    assert len(logged(runs / "one")) == 4
+    for number in NUMBERS:
+        expected = logged(runs / "one", number)
+        assert logged(runs / name, number) == pytest.approx(expected, abs=1e-5, rel=1e-4), number
+    weights = load_model(runs / name / "final")[0].state_dict()
+    for key, value in load_model(runs / "one" / "final")[0].state_dict().items():
+        torch.testing.assert_close(weights[key], value, atol=1e-4, rtol=0, msg=key)
+
+
+def test_gradients_are_those_of_one_process(runs: Path) -> None:
+    one, two = load_file(runs / "one.safetensors"), load_file(runs / "two.safetensors")
+    assert one.keys() == two.keys()
+    assert any(name.startswith("vision_encoder") for name in one)
+    assert any(name.startswith("connector.guidance") for name in one)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-6, rtol=1e-3, msg=name)
+    assert max(float(value.abs().max()) for value in one.values()) > 1e-3
+
+
+def test_each_step_is_logged_once(runs: Path) -> None:
+    """Only the first process writes."""
+    for name in ("two", "one-then-two", "two-then-one"):
+        steps = logged(runs / name, "loss")
+        assert len(steps) == 4
+        assert not list((runs / name).glob("*.partial"))
