@@ -13,7 +13,7 @@ from polyptych.errors import PolyptychError
 
 commands = typer.Typer()
 
-_REPRODUCTIONS = ("sam", "cheetah")
+_REPRODUCTIONS = ("sam", "cheetah", "camml")
 
 
 @commands.command(epilog=example("polyptych parity sam golden/sam --case a"))
@@ -44,7 +44,7 @@ def parity(
 
 @commands.command(epilog=example("polyptych reproduce sam --quick"))
 def reproduce(
-    method: Annotated[str, typer.Argument(help="The method: sam or cheetah.")],
+    method: Annotated[str, typer.Argument(help="The method: sam, cheetah or camml.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for runs and results; default: runs/METHOD."),
@@ -52,7 +52,7 @@ def reproduce(
     quick: Annotated[bool, typer.Option("--quick", help="One seed only: a first look.")] = False,
     real: Annotated[
         Path | None,
-        typer.Option(help="Folder of real picture sets; repeats the comparison over these."),
+        typer.Option(help="Folder of real data sets; repeats the comparison over these."),
     ] = None,
 ) -> None:
     """Repeat a method's comparison in the small.

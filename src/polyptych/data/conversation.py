@@ -124,6 +124,16 @@ CONTEXT_TEMPLATES = {
     "science": _context_template("scientific "),
     "released_instruction": _context_template("", space="", between_turns=""),
     "released_science": _context_template("scientific ", space="", between_turns=""),
+    # For models of a few layers, to which every word of an instruction is a cost.
+    "brief": ContextTemplate(
+        before="context: ",
+        after=" ",
+        with_image="image: ",
+        after_image=" ",
+        with_images="",
+        without_image="",
+        between_turns=" ",
+    ),
 }
 
 

@@ -14,7 +14,7 @@ from polyptych.data.collation import Collator
 from polyptych.data.records import read_records
 from polyptych.evaluation.scorers import Scorer, estimate, measure
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.reproduce.workshop import GroupBy, Workshop
+from polyptych.reproduce.workshop import GroupBy, Run, Workshop
 from polyptych.schema import Example, Prediction
 from polyptych.vision.feature_cache import FeatureCache, encoder_fingerprint
 
@@ -42,13 +42,24 @@ def cache_features(
 
 
 def answer_all(
-    shop: Workshop, model: Any, processor: PolyptychProcessor, split: str
+    shop: Workshop,
+    model: Any,
+    processor: PolyptychProcessor,
+    split: str,
+    run: Run | None = None,
 ) -> tuple[dict[str, Any], dict[str, Items]]:
-    """Answer one split of every task; returns what the record holds, and the items."""
+    """Answer one split of every task; returns what the record holds, and the items.
+
+    Without a run, the tasks' own sets are answered.
+    """
     features = feature_cache(shop, model, processor)
     record, items = {}, {}
     for task in shop.tasks:
-        examples = list(read_records(shop.data[f"{task}-{split}"]))
+        examples = (
+            shop.asked(run, task, split)
+            if run is not None
+            else list(read_records(shop.data[f"{task}-{split}"]))
+        )
         judges = shop.scorers[task]
         record[task], items[task] = judge(
             examples, answer(model, processor, examples, features), judges, shop.groups(task)

@@ -40,10 +40,11 @@ def execute(shop: Workshop, run: Run) -> dict[str, Any]:
         record |= {"train_loss": result.loss, "validation": result.validation}
     split = shop.answered(run)
     if split is not None:
-        record["tasks"], items = answer_all(shop, model, processor, split)
+        record["tasks"], items = answer_all(shop, model, processor, split, run)
         folder.mkdir(parents=True, exist_ok=True)
         with write_aside(folder / "items.json") as file:
             json.dump(items, file)
+    record |= shop.measure(run, model, processor)
     record["seconds"] = round(time.perf_counter() - started)
     with write_aside(done) as file:
         json.dump(record, file, indent=1)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from transformers import PreTrainedModel
 
+from polyptych.data.records import read_records
 from polyptych.evaluation.scorers import Scorer
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.schema import Example
@@ -111,6 +112,16 @@ class Workshop(ABC):
     def answered(self, run: Run) -> str | None:
         """Split that a finished run answers; a grid run none, unless its merit lies in answers."""
         return None if run.purpose == "grid" else "test"
+
+    def asked(self, run: Run, task: str, split: str) -> Sequence[Example]:
+        """What a finished run answers; the same for all runs unless a study says otherwise."""
+        return list(read_records(self.data[f"{task}-{split}"]))
+
+    def measure(
+        self, run: Run, model: PreTrainedModel, processor: PolyptychProcessor
+    ) -> dict[str, Any]:
+        """More that is recorded of a finished run, such as what an answer costs."""
+        return {}
 
     def sizes(self, model: PreTrainedModel) -> dict[str, int]:
         """Numbers of parameters for the record."""

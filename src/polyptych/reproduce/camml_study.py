@@ -1,0 +1,371 @@
+"""The CaMML study: settings, sets, the variants, and what each of them is asked."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from polyptych.data.collation import Collator
+from polyptych.data.records import read_records, write_records
+from polyptych.evaluation.scorers import Scorer, item_scorer
+from polyptych.methods.camml.model import (
+    PolyptychCammlConfig,
+    PolyptychCammlForConditionalGeneration,
+)
+from polyptych.methods.camml.shots import ShotCache
+from polyptych.models.checkpoint import load_model
+from polyptych.models.processor import PolyptychProcessor
+from polyptych.reproduce.knowledge import (
+    NEIGHBORS_FILE,
+    Datastore,
+    World,
+    base_examples,
+    concatenated,
+    draw_knowledge,
+    knowledge_correct,
+    with_shots,
+)
+from polyptych.reproduce.small_models import WIDTH
+from polyptych.reproduce.workshop import GroupBy, Run, Workshop
+from polyptych.retrieval.building import build_index
+from polyptych.retrieval.encoders import load_encoder
+from polyptych.retrieval.neighbors import NeighborSettings, build_neighbors
+from polyptych.retrieval.retriever import Retriever
+from polyptych.retrieval.store import INDEX_FILE
+from polyptych.schema import Example
+from polyptych.storybook.vocabulary import Split
+from polyptych.training.recipe import DataRecipe, DataSource, OptimizerRecipe, Recipe
+
+VARIANTS = ("none", "random", "concatenated", "camml")
+
+ALSO = {"camml": ("concatenated",)}
+"""CaMML is compared with the same shots in the prompt, too."""
+
+_READS_TOKENS = ("random", "camml")
+"""Variants with perceivers; the others are the base alone."""
+
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """How much a context may say."""
+
+    queries: int = 16
+    """Q: 2Q context tokens."""
+
+    @property
+    def name(self) -> str:
+        """``q16``."""
+        return f"q{self.queries}"
+
+
+@dataclass(frozen=True, slots=True)
+class CammlSettings:
+    """Everything that decides the study; saved with its results."""
+
+    questions: int = 3000
+    """Training questions."""
+    validation: int = 200
+    """Validation questions; they choose learning rates."""
+    test: int = 400
+    """Test questions about persons and things that no training question knows."""
+    data_seed: int = 2401
+    base_examples: int = 60000
+    """What the base learns from: pictures to name, texts to read."""
+    worlds: int = 8
+    """Times that each training question comes again, in another world."""
+    decoder_layers: int = 4
+    base_steps: int = 6000
+    base_learning_rate: float = 1e-3
+    base_batch: int = 32
+    steps: int = 1200
+    """Steps of every variant from the base."""
+    grid_steps: int = 400
+    """Steps of the shorter runs that choose a learning rate."""
+    batch_size: int = 16
+    learning_rates: tuple[float, ...] = (1e-3, 3e-4)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    most_shots: int = 10
+    """A training question has 1 to so many shots, by chance."""
+    shots: tuple[int, ...] = (1, 3, 5, 10)
+    """Numbers of shots that are tested."""
+    edited_shots: int = 3
+    """Shots of the questions to the edited datastore."""
+    timed: int = 20
+    """Questions that are timed, one by one."""
+    context: Context = Context()
+    sweep: tuple[Context, ...] = (Context(4), Context(32))
+    """Other sizes of the context, with the sweep's seeds."""
+    sweep_seeds: tuple[int, ...] = (0,)
+
+    def quick(self) -> CammlSettings:
+        """One seed, no grid, no sweep: a look at everything in a fraction of the time."""
+        return replace(self, seeds=self.seeds[:1], learning_rates=(1e-3,), sweep=())
+
+
+@dataclass(frozen=True)
+class CammlWorkshop(Workshop):
+    """The CaMML study over Storybook."""
+
+    settings: CammlSettings
+    variants: ClassVar[tuple[str, ...]] = VARIANTS
+    also: ClassVar[Mapping[str, tuple[str, ...]]] = ALSO
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The same questions with different shots, and to an edited datastore."""
+        return (*(f"shots_{count}" for count in self.settings.shots), "oracle", "edited")
+
+    def folder(self, split: Split) -> Path:
+        """Facts, questions, index and neighbors of a split."""
+        return self.root / "data" / split
+
+    def store(self, split: Split) -> Datastore:
+        """The datastore of a split, read once."""
+        return _datastore(self.folder(split))
+
+    @cached_property
+    def data(self) -> dict[str, Path]:
+        """Sets that are trained on; drawn, indexed and written where they are not there yet."""
+        settings, names = self.settings, ("questions", "validation", "test")
+        for split, name in zip(_SPLITS, names, strict=True):
+            self._draw(split, getattr(settings, name))
+        wanted = ("base-train", "base-validation", *(f"{v}-train" for v in self.variants))
+        paths = {name: self.root / "data" / f"{name}.jsonl" for name in wanted}
+        for name, path in paths.items():
+            what, split = name.split("-")
+            if not path.exists():
+                write_records(
+                    path,
+                    self._base_examples(cast(Split, split))
+                    if what == "base"
+                    else self._training_examples(what),
+                )
+        return paths
+
+    def _base_examples(self, split: Split) -> list[Example]:
+        settings = self.settings
+        count = settings.base_examples if split == "train" else 3 * settings.validation
+        return base_examples(self.store(split).facts, split, count=count, seed=settings.data_seed)
+
+    def _draw(self, split: Split, count: int) -> None:
+        """Facts, questions, the index of the facts, and the neighbors of the questions."""
+        folder = self.folder(split)
+        if (folder / NEIGHBORS_FILE).exists():
+            return
+        draw_knowledge(folder, split, count=count, seed=self.settings.data_seed)
+        encoder = load_encoder(self.encoder)
+        if not (folder / "index" / INDEX_FILE).exists():
+            build_index(read_records(folder / "facts.jsonl"), folder / "index", encoder)
+        build_neighbors(
+            read_records(folder / "questions.jsonl"),
+            Retriever(folder / "index", encoder),
+            folder / NEIGHBORS_FILE,
+            settings=NeighborSettings(top_k=self.settings.most_shots),
+        )
+
+    def _training_examples(self, variant: str) -> Iterator[Example]:
+        """Every question in several worlds, each time with a number of shots by chance.
+
+        World and number are the same for all variants: only the shots, or their form, differ.
+        """
+        store = self.store("train")
+        for number in range(self.settings.worlds):
+            for question in store.questions:
+                seed = f"{question.id}-{number}"
+                count = random.Random(f"shots/{seed}").randint(1, self.settings.most_shots)
+                shots = self._shots(variant, store, question, count, seed)
+                example = with_shots(question, shots, World(seed))
+                yield self._presented(variant, replace(example, id=seed))
+
+    def _shots(
+        self, variant: str, store: Datastore, question: Example, count: int, seed: str
+    ) -> list[Example]:
+        if variant == "random":
+            return store.drawn(count, seed)
+        return store.retrieved(question, count)
+
+    def _presented(self, variant: str, example: Example) -> Example:
+        """A question with shots as a variant gets it."""
+        if variant == "none":
+            return replace(example, shots=())
+        return concatenated(example) if variant == "concatenated" else example
+
+    def asked(self, run: Run, task: str, split: str) -> list[Example]:
+        """The questions of a split with the shots of a task, as the run's variant gets them."""
+        store = self.store(cast(Split, split))
+        world = World(f"edited/{split}") if task == "edited" else None
+        examples = []
+        for question in store.questions:
+            if task == "oracle":
+                shots = store.asked_for(question)
+            else:
+                count = (
+                    self.settings.edited_shots
+                    if task == "edited"
+                    else int(task.removeprefix("shots_"))
+                )
+                shots = self._shots(run.variant, store, question, count, question.id)
+            example = with_shots(question, shots, world)
+            truth = {**example.metadata, "before": question.metadata["answer"]}
+            examples.append(self._presented(run.variant, replace(example, metadata=truth)))
+        return examples
+
+    @property
+    def base(self) -> Path:
+        """The base's folder."""
+        return self.root / "base" / "final"
+
+    @property
+    def scorers(self) -> Mapping[str, tuple[Scorer, ...]]:
+        """Right by the datastore; where that was edited, also by what it said before."""
+        right = item_scorer("accuracy[knowledge]", knowledge_correct)
+        before = item_scorer(
+            "outdated_accuracy[knowledge]",
+            lambda text, truth: knowledge_correct(text, {**truth, "answer": truth["before"]}),
+        )
+        return {task: (right, before) if task == "edited" else (right,) for task in self.tasks}
+
+    @property
+    def headline(self) -> Mapping[str, tuple[str, ...]]:
+        """The metrics of the tables, by task."""
+        right, before = "accuracy[knowledge]", "outdated_accuracy[knowledge]"
+        return {task: (right, before) if task == "edited" else (right,) for task in self.tasks}
+
+    def groups(self, task: str) -> dict[str, GroupBy]:
+        """Whether the shots have the fact, and what is asked for."""
+        return {
+            "by_found": lambda example: "found" if example.metadata["found"] else "not found",
+            "by_attribute": lambda example: example.metadata["attribute"],
+        }
+
+    def answered(self, run: Run) -> str:
+        """A learning rate is chosen by answers, too."""
+        return "validation" if run.purpose == "grid" else "test"
+
+    def merit(self, record: Mapping[str, Any]) -> float:
+        """Mean accuracy over the numbers of shots, on validation questions."""
+        tasks = record["tasks"]
+        counts = self.settings.shots
+        return sum(tasks[f"shots_{n}"]["accuracy[knowledge]"] for n in counts) / len(counts)
+
+    def build(self, run: Run) -> tuple[PreTrainedModel, PolyptychProcessor]:
+        """The base, with perceivers that nobody has trained where the variant has them."""
+        base, processor = load_model(self.base)
+        if run.variant not in _READS_TOKENS:
+            return base, processor
+        model = with_perceivers(base, run.condition.queries, run.seed)
+        processor.context_tokens = model.config.context_tokens
+        processor.context_token_id = model.config.context_token_id
+        return model, processor
+
+    def recipe(self, run: Run) -> Recipe:
+        """Everything but the vision encoder learns, as in the paper."""
+        new = ("camml",) if run.variant in _READS_TOKENS else ()
+        return Recipe(
+            name=run.name,
+            trainable=("connector", "language_model", *new),
+            data=DataRecipe(
+                train=(DataSource(path=str(self.data[f"{run.variant}-train"])),),
+                feature_cache=str(self.features),
+            ),
+            optimizer=OptimizerRecipe(
+                learning_rate=run.learning_rate, warmup_steps=run.steps // 20, weight_decay=0.05
+            ),
+            steps=run.steps,
+            global_batch_size=self.settings.batch_size,
+            seed=run.seed,
+            threads=1,
+            precision="bf16",
+            log_every=20,
+            save_every=200,
+            tensorboard=False,
+        )
+
+    def measure(self, run: Run, model: Any, processor: PolyptychProcessor) -> dict[str, Any]:
+        """Tokens that the language model reads, and seconds of an answer, by the number of shots.
+
+        From pictures to the answer's words, one question at a time; retrieval is the same for all.
+        ``cached_seconds`` are with the datastore's entries encoded before.
+        """
+        if run.purpose == "grid":
+            return {}
+        costs = {}
+        for count in self.settings.shots:
+            asked = self.asked(run, f"shots_{count}", "test")[: self.settings.timed]
+            tokens, seconds = answering_costs(model, processor, asked)
+            row = {"tokens": tokens, "seconds": seconds}
+            if run.variant in _READS_TOKENS:
+                row["cached_seconds"] = answering_costs(model, processor, asked, cached=True)[1]
+            costs[str(count)] = row
+        return {"costs": costs}
+
+
+def with_perceivers(
+    base: PreTrainedModel, queries: int, seed: int
+) -> PolyptychCammlForConditionalGeneration:
+    """CaMML on a trained base; its own part starts from ``seed``."""
+    fields = base.config.to_dict()
+    fields.pop("model_type")
+    torch.manual_seed(seed)
+    model = PolyptychCammlForConditionalGeneration(
+        PolyptychCammlConfig(
+            **fields,
+            perceiver_config={
+                "hidden_size": WIDTH,
+                "num_attention_heads": 4,
+                "intermediate_size": 2 * WIDTH,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+            },
+            num_query_tokens=queries,
+        )
+    )
+    missing, unexpected = model.load_state_dict(base.state_dict(), strict=False)
+    assert not unexpected and all(name.startswith("camml.") for name in missing)
+    for parameter in model.camml.parameters():
+        # 0.02 is made for a width of 768; here it would make all shots look alike.
+        if parameter.ndim == 2:
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    for queries_of in (
+        model.camml.context_perceiver.vision_queries,
+        model.camml.context_perceiver.text_queries,
+    ):
+        nn.init.normal_(queries_of)
+    return model.eval()
+
+
+def answering_costs(
+    model: Any, processor: PolyptychProcessor, asked: Sequence[Example], *, cached: bool = False
+) -> tuple[float, float]:
+    """Mean tokens of a prompt, and median seconds of a greedy answer of eight tokens at most."""
+    store = ShotCache(model, processor) if cached else None
+    collate = Collator(processor, training=False, shots=store)
+    lengths, seconds = [], []
+    collate(asked)  # reads every file once, and fills the cache
+    for example in asked:
+        started = time.perf_counter()
+        batch = collate([example])
+        with torch.inference_mode():
+            model.generate(
+                **batch, max_new_tokens=8, do_sample=False, pad_token_id=processor.pad_token_id
+            )
+        seconds.append(time.perf_counter() - started)
+        lengths.append(batch["input_ids"].shape[1])
+    return sum(lengths) / len(lengths), median(seconds)
+
+
+@cache
+def _datastore(folder: Path) -> Datastore:
+    return Datastore(folder)

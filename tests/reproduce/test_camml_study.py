@@ -1,0 +1,172 @@
+"""The CaMML study's promises: facts from the datastore alone, fair variants, runs taken up."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from polyptych.data.records import read_records
+from polyptych.reproduce.camml import grid, main
+from polyptych.reproduce.camml_study import VARIANTS, CammlSettings, CammlWorkshop, Context
+from polyptych.reproduce.knowledge import (
+    World,
+    close_up,
+    concatenated,
+    knowledge_correct,
+    with_shots,
+)
+from polyptych.reproduce.workshop import Run
+from polyptych.schema import ImageBlock
+from polyptych.storybook.generation import make_examples
+
+TINY = CammlSettings(
+    questions=12,
+    validation=6,
+    test=6,
+    base_examples=12,
+    worlds=2,
+    base_steps=2,
+    base_batch=3,
+    steps=2,
+    grid_steps=1,
+    batch_size=2,
+    learning_rates=(1e-3, 3e-4),
+    seeds=(0, 1),
+    most_shots=4,
+    shots=(1, 4),
+    edited_shots=2,
+    timed=2,
+    context=Context(3),
+    sweep=(Context(2),),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("camml")
+    results = main(root, settings=TINY, workers=1)
+    return CammlWorkshop(root, TINY, root / "encoder"), results
+
+
+@pytest.fixture(scope="module")
+def records():
+    """A fact, its question, and another fact."""
+    stories = list(make_examples("knowledge_qa", count=4, split="train", seed=3, things=(1, 2)))
+    return [close_up(stories[place]) for place in (0, 1, 2)]
+
+
+# --- Facts, worlds, shots -------------------------------------------------------------------------
+
+
+def test_a_question_is_answered_by_its_fact_alone(records):
+    fact, question, other = records
+    truth = question.metadata
+    assert question.target == f"{truth['answer']}."
+    assert truth["answer"] in fact.messages[1].text
+    assert fact.metadata["fact_id"] == truth["fact_id"] != other.metadata["fact_id"]
+    assert fact.images != question.images
+
+
+def test_a_world_changes_fact_and_answer_alike_and_every_one(records):
+    fact, question, _ = records
+    for seed in range(20):
+        world = World(str(seed))
+        told, asked = world.retold(fact), world.retold(question)
+        answer = asked.metadata["answer"]
+        assert answer != question.metadata["answer"]
+        assert told.metadata["answer"] == answer
+        assert answer in told.messages[1].text and asked.target == f"{answer}."
+        assert knowledge_correct(asked.target, asked.metadata)
+        assert not knowledge_correct(asked.target, question.metadata)
+
+
+def test_naming_two_answers_is_wrong():
+    truth = {"attribute": "color", "answer": "red"}
+    assert knowledge_correct("Red.", truth) and knowledge_correct("it likes red best", truth)
+    assert not knowledge_correct("red and blue", truth)
+    assert not knowledge_correct("", truth)
+
+
+def test_concatenated_shots_stand_before_the_question_in_order(records):
+    fact, question, other = records
+    asked = with_shots(question, [fact, other], None)
+    assert asked.metadata["found"] and not with_shots(question, [other], None).metadata["found"]
+    written = concatenated(asked)
+    assert written.images == (*fact.images, *other.images, *question.images)
+    assert not written.shots and written.messages[0].image_count == 3
+    texts = written.messages[0].text
+    assert texts.index(fact.messages[1].text) < texts.index(other.messages[1].text)
+    last = [isinstance(block, ImageBlock) for block in written.messages[0].content]
+    assert last[-3:] == [False, True, False]  # "image: ", the question's picture, the question
+
+
+# --- Fair variants --------------------------------------------------------------------------------
+
+
+def test_training_sets_differ_in_shots_only(finished):
+    shop, _ = finished
+    sets = {v: list(read_records(shop.data[f"{v}-train"])) for v in VARIANTS}
+    assert {len(examples) for examples in sets.values()} == {24}
+    for none, drawn, raw, camml in zip(*(sets[v] for v in VARIANTS), strict=True):
+        assert none.id == drawn.id == raw.id == camml.id
+        assert none.target == drawn.target == raw.target == camml.target
+        assert not none.shots and len(drawn.shots) == len(camml.shots) == len(raw.images) - 1
+        assert raw.images[:-1] == tuple(shot.images[0] for shot in camml.shots)
+    counts = Counter(len(example.shots) for example in sets["camml"])
+    assert set(counts) <= {1, 2, 3, 4} and len(counts) > 1
+
+
+def test_no_test_fact_is_told_in_training(finished):
+    shop, _ = finished
+    entities = {
+        split: {f.metadata["entity"] for f in shop.store(split).facts}
+        for split in ("train", "validation", "test")
+    }
+    assert not entities["train"] & entities["test"]
+    assert not entities["validation"] & entities["test"]
+
+
+def test_what_is_asked_of_each_variant(finished):
+    shop, _ = finished
+    run = Run("camml", 0, 1e-3, 2, TINY.context, "main")
+    for task, count in (("shots_4", 4), ("oracle", 1), ("edited", 2)):
+        asked = shop.asked(run, task, "test")
+        assert {len(example.shots) for example in asked} == {count}
+    oracle = shop.asked(run, "oracle", "test")
+    assert all(example.metadata["found"] for example in oracle)
+    edited = shop.asked(run, "edited", "test")
+    assert all(e.metadata["answer"] != e.metadata["before"] for e in edited)
+    assert not any(e.shots for e in shop.asked(replace(run, variant="none"), "shots_4", "test"))
+
+
+# --- The whole study ------------------------------------------------------------------------------
+
+
+def test_the_study_runs_to_its_end_and_is_not_repeated(finished):
+    shop, results = finished
+    content = json.loads(results.read_text())
+    purposes = Counter(run["purpose"] for run in content["runs"])
+    assert purposes == {"grid": len(grid(TINY)), "main": 8, "sweep": 1}
+    cell = content["summary"]["q3"]["shots_1"]["accuracy[knowledge]"]["camml"]
+    assert cell["seeds"] == 2 and "concatenated" in cell["over"]
+    before = results.read_text()
+    main(shop.root, settings=TINY, workers=1)
+    again = json.loads(results.read_text())
+    assert again["runs"] == json.loads(before)["runs"]
+
+
+def test_costs_grow_with_shots_in_the_prompt_only(finished):
+    _, results = finished
+    runs = {
+        run["variant"]: run["costs"]
+        for run in json.loads(results.read_text())["runs"]
+        if run["purpose"] == "main"
+    }
+    tokens = {v: [costs[n]["tokens"] for n in ("1", "4")] for v, costs in runs.items()}
+    assert tokens["none"][0] == tokens["none"][1]
+    assert tokens["camml"][0] == tokens["camml"][1] < tokens["concatenated"][0]
+    assert tokens["concatenated"][1] > tokens["concatenated"][0] + 3 * 36
+    assert "cached_seconds" in runs["camml"]["1"] and "cached_seconds" not in runs["none"]["1"]
