@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,17 @@ class DemoSettings:
     together: str | None = "storybook-sam"
     """The model whose pictures guide each other."""
     tasks: tuple[str, ...] = ("group_captioning", "storytelling")
+    drawing: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {
+            "group_captioning": {
+                "pictures": (3, 5),
+                "things": (3, 5),
+                "factor_types": ("kind", "colored_kind", "category", "place"),
+            },
+            "storytelling": {"things": (3, 5)},
+        }
+    )
+    """What the drawer is told, by task: questions of the sort that the bundled models learned."""
     count: int = 120
     """Examples per task."""
     seed: int = 2026
@@ -114,7 +125,8 @@ def _answer_task(
     name: str, systems: tuple[System, System], settings: DemoSettings, out: Path
 ) -> Answered:
     """Draw the examples, let both models answer, score and compare."""
-    task = storybook_task(name, count=settings.count, seed=settings.seed)
+    options = settings.drawing.get(name, {})
+    task = storybook_task(name, count=settings.count, seed=settings.seed, **options)
     examples = list(task.load())
     predictions, measured, seen = [], [], []
     for system, short in zip(systems, ("alone", "together"), strict=True):

@@ -48,7 +48,7 @@ JUDGED_BY = {
 _TITLES = {
     "group_captioning": (
         "What do the pictures share?",
-        "Three to six pictures show exactly one thing, place, person or relation in common; others "
+        "Three to five pictures have exactly one kind of thing, category or place in common; others "
         "stand in all pictures but one. An answer is right if it names that and nothing else.",
     ),
     "storytelling": (
