@@ -12,18 +12,23 @@ from typing import Literal
 
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.samples import captions as caption_samples
-from polyptych.evaluation.samples import several_images, single_image
+from polyptych.evaluation.samples import judged, several_images, single_image
 from polyptych.evaluation.scoring import short_answer, vqa_accuracy, yes_no
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks import (
     aokvqa,
     blink,
     captions,
+    chair,
     gqa,
+    llava_bench,
     mantis_eval,
+    mementos,
     mirb,
+    mm_vet,
     mmbench,
     mme,
+    mmhal,
     muirbench,
     nlvr2,
     pope,
@@ -34,8 +39,8 @@ from polyptych.evaluation.tasks import (
     vqa,
 )
 
-Scoring = Literal["local", "server"]
-"""Whether the truth is public, or the benchmark's server keeps it."""
+Scoring = Literal["local", "server", "judge"]
+"""Whether the truth is public, or the benchmark's server keeps it, or a judge has to be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +68,17 @@ class Benchmark:
     sample: Callable[[Path], None] | None = None
     """Draws a small set in the published layout into its folder; None where there is none yet."""
 
+    def root(self, data: str | Path) -> Path:
+        """Its folder in the folder of all data."""
+        return Path(data, self.folder or self.name)
+
     def task(self, data: str | Path) -> Task:
         """The task over its files in ``data``.
 
         Raises:
             PolyptychError: If its folder is missing.
         """
-        root = Path(data, self.folder or self.name)
+        root = self.root(data)
         if not root.is_dir():
             raise PolyptychError(f"{self.name}: no folder {root}; it should hold {self.files[0]}")
         return self.make(root)
@@ -341,6 +350,75 @@ BENCHMARKS: dict[str, Benchmark] = {
             "local",
             mirb.mirb_task,
             sample=several_images.sample_mirb,
+        ),
+        Benchmark(
+            "chair",
+            "CHAIR on COCO photos; lower is better",
+            "chair_s",
+            chair.FLAVORS,
+            (chair.SYNONYMS, f"{chair.ANNOTATIONS}/", "val2014/"),
+            "BSD-2-Clause (synonyms), CC BY 4.0 (annotations)",
+            "https://github.com/LisaAnne/Hallucination",
+            "local",
+            chair.chair_task,
+            sample=judged.sample_chair,
+        ),
+        Benchmark(
+            "mm_vet",
+            "MM-Vet",
+            "score",
+            mm_vet.FLAVORS,
+            (mm_vet.TRUTHS, f"{mm_vet.IMAGES}/"),
+            "CC BY-NC 4.0",
+            "https://github.com/yuweihao/MM-Vet",
+            "judge",
+            mm_vet.mm_vet_task,
+            sample=judged.sample_mm_vet,
+        ),
+        Benchmark(
+            "llava_bench",
+            "LLaVA-Bench in the wild",
+            "relative",
+            llava_bench.FLAVORS,
+            (
+                llava_bench.QUESTIONS,
+                llava_bench.CONTEXT,
+                llava_bench.REFERENCES,
+                f"{llava_bench.IMAGES}/",
+            ),
+            _UNSTATED,
+            "https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild",
+            "judge",
+            llava_bench.llava_bench_task,
+            sample=judged.sample_llava_bench,
+        ),
+        Benchmark(
+            "mmhal",
+            "MMHal-Bench",
+            "score",
+            mmhal.FLAVORS,
+            (mmhal.QUESTIONS, f"{mmhal.IMAGES}/"),
+            "Apache-2.0",
+            "https://huggingface.co/datasets/Shengcao1006/MMHal-Bench",
+            "judge",
+            mmhal.mmhal_task,
+            sample=judged.sample_mmhal,
+        ),
+        Benchmark(
+            "mementos",
+            "Mementos",
+            "object_f1",
+            mementos.FLAVORS,
+            (
+                *(f"{domain}_description.csv" for domain in mementos.DOMAINS),
+                "sym_graphs/",
+                "images/",
+            ),
+            _UNSTATED,
+            "https://github.com/si0wang/Mementos",
+            "judge",
+            mementos.mementos_task,
+            sample=judged.sample_mementos,
         ),
     )
 }

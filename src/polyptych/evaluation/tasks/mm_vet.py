@@ -7,21 +7,20 @@
 The last file is LLaVA's and only decides the order. In an answer, ``<AND>`` joins parts that are
 all needed and ``<OR>`` answers that are all right. ``score[fixed]`` is the mean over the answers
 whose grade can be read, beside it those of every ability (``score.ocr``) and of every combination
-that occurs (``score.ocr+math``). The benchmark's server grades the file of :func:`write_submission`
-with its own judge.
+that occurs (``score.ocr+math``). The benchmark's server has its own judge
+(:mod:`polyptych.evaluation.submission`).
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from polyptych.data.records import read_json
 from polyptych.evaluation.judge import Judging
-from polyptych.evaluation.scorers import Measurement, match, mean_of
+from polyptych.evaluation.scorers import Measurement, mean_of
 from polyptych.evaluation.task import GenerationSettings, Task
 from polyptych.evaluation.tasks.llava_files import (
     LONG_SETTINGS,
@@ -33,8 +32,9 @@ from polyptych.evaluation.tasks.llava_files import (
     text_of,
     texts_of,
 )
-from polyptych.files import write_aside
 from polyptych.schema import Example, Prediction
+
+FLAVORS = ("fixed",)
 
 TRUTHS = "mm-vet.json"
 QUESTIONS = "llava-mm-vet.jsonl"
@@ -120,19 +120,6 @@ def _example(truths: dict[str, Any], key: str, path: Path, images: Path) -> Exam
             "abilities": texts_of(record, "capability", where),
         },
     )
-
-
-def write_submission(
-    path: str | Path, examples: Sequence[Example], predictions: Iterable[Prediction]
-) -> None:
-    """Write ``{"v1_0": ANSWER}``, what the benchmark's server grades.
-
-    Raises:
-        PolyptychError: If the predictions are not one for every question.
-    """
-    answers = {prediction.id: prediction.text for prediction in match(examples, predictions)}
-    with write_aside(path) as file:
-        json.dump(answers, file, indent=4, ensure_ascii=False)
 
 
 def grade_prompt(example: Example, prediction: Prediction) -> str:
