@@ -14,11 +14,10 @@ from polyptych.data.collation import Collator
 from polyptych.data.records import read_records
 from polyptych.evaluation.scorers import Scorer, estimate, measure
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.reproduce.workshop import GroupBy, Run, Workshop
+from polyptych.reproduce.workshop import ANSWER_TOKENS, GroupBy, Run, Workshop
 from polyptych.schema import Example, Prediction
 from polyptych.vision.feature_cache import FeatureCache, encoder_fingerprint
 
-ANSWER_TOKENS = 40
 BATCH = 64
 
 Items = dict[str, dict[str, float]]
@@ -61,19 +60,23 @@ def answer_all(
             else list(read_records(shop.data[f"{task}-{split}"]))
         )
         judges = shop.scorers[task]
-        record[task], items[task] = judge(
-            examples, answer(model, processor, examples, features), judges, shop.groups(task)
-        )
+        said = answer(model, processor, examples, features, shop.answer_tokens)
+        record[task], items[task] = judge(examples, said, judges, shop.groups(task))
         record[task]["controls"] = {
-            name: judge(changed, answer(model, processor, changed, features), judges, {})[0]
+            name: judge(changed, said, judges, {})[0]
             for name, change in shop.controls(task).items()
             for changed in [change(examples)]
+            for said in [answer(model, processor, changed, features, shop.answer_tokens)]
         }
     return record, items
 
 
 def answer(
-    model: Any, processor: PolyptychProcessor, examples: Sequence[Example], features: FeatureCache
+    model: Any,
+    processor: PolyptychProcessor,
+    examples: Sequence[Example],
+    features: FeatureCache,
+    max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[Prediction]:
     """Greedy answers."""
     collate = Collator(processor, training=False, features=features)
@@ -84,7 +87,7 @@ def answer(
         with torch.inference_mode():
             sequences = model.eval().generate(
                 **batch,
-                max_new_tokens=ANSWER_TOKENS,
+                max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=processor.pad_token_id,
             )

@@ -121,6 +121,7 @@ class CammlWorkshop(Workshop):
     settings: CammlSettings
     variants: ClassVar[tuple[str, ...]] = VARIANTS
     also: ClassVar[Mapping[str, tuple[str, ...]]] = ALSO
+    answer_tokens: ClassVar[int] = 12  # a word or a phrase
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -349,7 +350,7 @@ def with_perceivers(
 def answering_costs(
     model: Any, processor: PolyptychProcessor, asked: Sequence[Example], *, cached: bool = False
 ) -> tuple[float, float]:
-    """Mean tokens of a prompt, and median seconds of a greedy answer of eight tokens at most."""
+    """Mean tokens of a prompt, and median seconds of a greedy answer."""
     store = ShotCache(model, processor) if cached else None
     collate = Collator(processor, training=False, shots=store)
     lengths, seconds = [], []
@@ -359,7 +360,10 @@ def answering_costs(
         batch = collate([example])
         with torch.inference_mode():
             model.generate(
-                **batch, max_new_tokens=8, do_sample=False, pad_token_id=processor.pad_token_id
+                **batch,
+                max_new_tokens=CammlWorkshop.answer_tokens,
+                do_sample=False,
+                pad_token_id=processor.pad_token_id,
             )
         seconds.append(time.perf_counter() - started)
         lengths.append(batch["input_ids"].shape[1])

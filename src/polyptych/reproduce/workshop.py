@@ -29,6 +29,10 @@ Change = Callable[[Sequence[Example]], list[Example]]
 Purpose = Literal["grid", "main", "sweep"]
 
 
+ANSWER_TOKENS = 40
+"""Longest answer of a study that says nothing else."""
+
+
 class Condition(Protocol):
     """What a sweep varies; runs of one condition are compared with each other."""
 
@@ -76,6 +80,9 @@ class Workshop(ABC):
     """What is compared, the baseline first."""
     also: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Variant -> what it is compared with besides the baseline."""
+
+    answer_tokens: ClassVar[int] = ANSWER_TOKENS
+    """Longest answer."""
 
     @property
     @abstractmethod
