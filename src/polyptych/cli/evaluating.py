@@ -91,7 +91,8 @@ def evaluate(
 ) -> None:
     """Answer the examples of tasks and score the answers.
 
-    Every score comes with its 95 % interval. A killed run goes on where it stopped.
+    Every score comes with its 95 % interval; OUT/report.html shows scores, baselines, published
+    rows, and best and worst answers. A killed run goes on where it stopped.
     """
     model, names = _model_and_tasks(words, model)
     if out is None and len(names) > 1:
@@ -109,7 +110,9 @@ def evaluate(
         folder = out if len(names) == 1 else out / _folder_name(name)
         run = _run_demon if name == DEMON else _run
         run(answerer, task, folder, decoding)
-    typer.echo(f"written to {out}")
+    from polyptych.evaluation.run_report import write_report
+
+    typer.echo(f"written to {out}; to look at: {write_report(out)}")
 
 
 def _model_and_tasks(words: Sequence[str], model: str | None) -> tuple[str | None, list[str]]:
@@ -158,7 +161,7 @@ def _run(answerer: Any, task: Any, out: Path, decoding: dict[str, int | None]) -
     typer.echo(task.name)
     for score in scores:
         low, high = score.interval
-        line = f"{score.name:<28} {score.value:8.4f}  [{low:.4f}, {high:.4f}]  n={score.count}"
+        line = f"{score.name:<40} {score.value:8.4f}  [{low:.4f}, {high:.4f}]  n={score.count}"
         typer.echo(f"  {line}")
     if not scores:
         typer.echo("  no public answers: its server scores the predictions")

@@ -84,7 +84,7 @@ def _score_task(predictions: Path, name: str, data: Path | None, json: Path | No
     ]
     for found in scores:
         low, high = found.interval
-        line = f"{found.name:<28} {found.value:8.4f}  [{low:.4f}, {high:.4f}]  n={found.count}"
+        line = f"{found.name:<40} {found.value:8.4f}  [{low:.4f}, {high:.4f}]  n={found.count}"
         typer.echo(line)
     if json is not None:
         write_scores(json, str(predictions), scores)
@@ -94,9 +94,15 @@ def _score_task(predictions: Path, name: str, data: Path | None, json: Path | No
         raise typer.Exit(INCOMPLETE)
 
 
-@commands.command(epilog=example("polyptych compare runs/base runs/ours"))
+@commands.command(epilog=example("polyptych compare runs/base runs/ours --out comparison.html"))
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Page of the first two: tables and the items that changed most."
+        ),
+    ] = None,
 ) -> None:
     """Put runs side by side: values, intervals, and paired tests against the first.
 
@@ -118,6 +124,10 @@ def compare(
     for name in shared:
         against = [compare_results(read[0][name], other[name]) for other in read[1:]]
         _show_compared(name, runs, against)
+    if out is not None:
+        from polyptych.evaluation.comparison_report import write_comparison
+
+        typer.echo(f"to look at: {write_comparison(runs[0], runs[1], out)}")
 
 
 def _show_compared(name: str, runs: Sequence[Path], against: Sequence[Any]) -> None:
@@ -129,7 +139,7 @@ def _show_compared(name: str, runs: Sequence[Path], against: Sequence[Any]) -> N
             value, (low, high), p_value = row.difference
             verdict = "" if is_clear(row) else "  inside the interval: no difference shown"
             typer.echo(
-                f"  {row.first.name:<28} {_value(row.first)} {_value(row.second)} "
+                f"  {row.first.name:<40} {_value(row.first)} {_value(row.second)} "
                 f"{value:+8.4f} [{low:+.4f}, {high:+.4f}]  p={p_value:.4f}{verdict}"
             )
         show_problems(compared.problems)

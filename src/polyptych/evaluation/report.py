@@ -27,6 +27,9 @@ PAPER = 255
 VEIL = 224
 """Opacity of the veil where nobody looked; below 255, so that the picture can still be guessed."""
 
+NOTHING = "\N{EN DASH}"
+"""Where a table has no number."""
+
 LABELS = {
     "cider": "CIDEr",
     "rouge_l": "ROUGE-L",
@@ -34,6 +37,19 @@ LABELS = {
     "bleu_2": "BLEU-2",
     "bleu_3": "BLEU-3",
     "bleu_4": "BLEU-4",
+    "accuracy": "Accuracy",
+    "mean_accuracy": "Mean accuracy",
+    "circular_accuracy": "Circular accuracy",
+    "accuracy@0.5": "Accuracy, IoU 0.5",
+    "vqa_accuracy": "VQA accuracy",
+    "f1": "F1",
+    "mean_f1": "F1, mean of 3",
+    "precision": "Precision",
+    "recall": "Recall",
+    "yes_ratio": "Yes ratio",
+    "perception": "Perception, points",
+    "cognition": "Cognition, points",
+    "change_accuracy": "Change accuracy",
     "factor_accuracy": "Exact-factor accuracy",
     "name_accuracy": "Name accuracy",
     "name_f1": "Name F1",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ from polyptych.schema import Example, ImageRef, Prediction
 
 PREDICTIONS_FILE = "predictions.jsonl"
 SCORES_FILE = "scores.json"
+ITEMS_FILE = "items.jsonl"
 
 
 def evaluate(
@@ -53,7 +55,8 @@ def evaluate(
 ) -> list[Estimate]:
     """Answer a task's examples and score the answers.
 
-    Writes ``predictions.jsonl`` and ``scores.json`` into the folder ``out``.
+    Writes ``predictions.jsonl``, ``items.jsonl`` (each item's own values) and, last,
+    ``scores.json`` into the folder ``out``.
 
     Args:
         answerer: Who answers, such as ``LocalModel(model, processor)``.
@@ -92,9 +95,22 @@ def evaluate(
         },
         **run_context(answerer, examples, settings),
     }
+    _write_items(out / ITEMS_FILE, examples, scores)
     with write_aside(out / SCORES_FILE) as file:
         json.dump(record, file, indent=1, ensure_ascii=False)
     return scores
+
+
+def _write_items(path: Path, examples: Sequence[Example], scores: Sequence[Estimate]) -> None:
+    """One line per example: ``{"id": "g1", "scores": {"cider[coco]": 0.7}}``."""
+    with write_aside(path) as file:
+        for example in examples:
+            values = {
+                score.name: round(score.per_item[example.id], 6)
+                for score in scores
+                if score.per_item is not None and example.id in score.per_item
+            }
+            file.write(json.dumps({"id": example.id, "scores": values}, ensure_ascii=False) + "\n")
 
 
 def generate(
@@ -263,9 +279,11 @@ def progress_bar(
 
 
 def score_record(score: Estimate) -> dict[str, Any]:
-    """A score as JSON, without the values of its items."""
-    low, high = score.interval
-    return {"name": score.name, "value": score.value, "count": score.count, "interval": [low, high]}
+    """A score as JSON, without the values of its items; null where there is no number."""
+    value, low, high = (
+        None if math.isnan(number) else number for number in (score.value, *score.interval)
+    )
+    return {"name": score.name, "value": value, "count": score.count, "interval": [low, high]}
 
 
 def run_context(

@@ -16,7 +16,9 @@ from typing import Any
 
 from polyptych.data.readers import read_examples
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.demon.benchmark import demon_task, read_benchmark
+from polyptych.evaluation.demon.benchmark import demon_task
+from polyptych.evaluation.demon.catalog import DATASETS
+from polyptych.evaluation.demon.loading import read_dataset
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks import storybook
 from polyptych.evaluation.tasks.catalog import BENCHMARKS, load_task
@@ -95,7 +97,6 @@ def demon_root(data: str | Path) -> Path:
 
 
 def _demon(name: str, root: Path, split: Any) -> Task:
-    benchmark = read_benchmark(root, split)
-    if name not in benchmark.datasets:
-        raise PolyptychError(f"{root}: no task {name!r} of DEMON; {', '.join(benchmark.datasets)}")
-    return demon_task(name, benchmark.datasets[name])
+    if name not in DATASETS:
+        raise PolyptychError(f"no task {name!r} of DEMON; known: {', '.join(DATASETS)}")
+    return demon_task(name, read_dataset(root, name, split))
