@@ -13,6 +13,7 @@ from polyptych.cli import (
     data,
     evaluating,
     first_steps,
+    improving,
     scoring,
     training,
 )
@@ -25,7 +26,7 @@ app = command_group(
     "Language models that read several pictures together: train, run and score them.",
     'polyptych ask --image a.jpg --image b.jpg "What do these have in common?"',
 )
-for part in (asking, training, evaluating, scoring, comparing, first_steps):
+for part in (asking, training, evaluating, scoring, comparing, improving, first_steps):
     app.add_typer(part.commands)  # without a name: its commands stand beside the others
 
 app.add_typer(data.commands, name="data")
@@ -49,6 +50,7 @@ index_app = command_group(
 )
 add_index_commands(index_app, example)
 app.add_typer(index_app, name="index")
+app.add_typer(improving.stages, name="sima")
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ class RandomJudge:
 
 
 class TruthJudge:
-    """Prefers what is truer, where the truth of the pictures is known: what a critic could reach."""
+    """Prefers what is truer, where the truth is known: what a critic could reach."""
 
     def run(self) -> dict[str, Any]:
         """Nothing but its name."""

@@ -10,16 +10,20 @@ one order and words that are parsed, is :class:`WordsJudge` with ``both_orders=F
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 from polyptych.data.tokenization import EncodedExample, encode_example
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.answering import Answerer, obeyed
 from polyptych.evaluation.local_model import model_hash
 from polyptych.evaluation.runner import batches_by_length
+from polyptych.evaluation.task import GenerationSettings
 from polyptych.methods.sima.prefix_sharing import Case, SharedReader, common_prefix
 from polyptych.methods.sima.prompts import BRIEF, FULL, VERDICTS, CriticFormat
 from polyptych.methods.sima.records import (
@@ -33,7 +37,10 @@ from polyptych.methods.sima.records import (
 )
 from polyptych.methods.sima.released import parse_verdict
 from polyptych.methods.sima.stage_file import StageFile
-from polyptych.schema import Example, Message
+from polyptych.schema import Example
+
+WORDS_SETTINGS = GenerationSettings(max_new_tokens=4096)
+"""Decoding of written verdicts, as published."""
 
 IDENTICAL, EMPTY, TOO_LONG = "identical answers", "empty answer", "too long for the critic"
 """Why an answer is not compared."""
@@ -156,33 +163,13 @@ def comparable(answers: Sequence[str]) -> tuple[tuple[int, ...], Counter[str]]:
     return tuple(kept), dropped
 
 
+@dataclass(frozen=True, slots=True)
 class CriticRows:
-    """Makes the critic's prompt of each order of a contest.
+    """Makes the critic's prompts of a contest."""
 
-    Args:
-        processor: The critic's processor.
-        form: Which prompt; default: the full one, or the brief one where half of the context does
-            not hold what is fixed in the full one.
-        both_orders: Whether each pair is asked about in both orders.
-
-    Raises:
-        PolyptychError: If the fixed part alone does not fit the context.
-    """
-
-    def __init__(
-        self, processor: Any, form: CriticFormat | None = None, both_orders: bool = True
-    ) -> None:
-        self.processor, self.both_orders = processor, both_orders
-        self.form = form or default_format(processor)
-        length = self._fixed_length(self.form)
-        if processor.max_length is not None and length >= processor.max_length:
-            raise PolyptychError(
-                f"the critic's prompt {self.form.fingerprint} takes {length} tokens before any "
-                f"case, the context holds {processor.max_length}"
-            )
-
-    def _fixed_length(self, form: CriticFormat) -> int:
-        return len(self.processor.tokenizer(form.fixed_text())["input_ids"])
+    form: CriticFormat
+    both_orders: bool = True
+    """False asks once, the sampled answer being response 1, as published."""
 
     def examples(self, contest: Contest, candidate: int) -> list[Example]:
         """One prompt per order.
@@ -198,35 +185,45 @@ class CriticRows:
             )
         question = [block for message in prompt.example.prompt for block in message.content]
         rows = []
-        for order in contest.orders(candidate, self.both_orders):
-            messages: tuple[Message, ...] = self.form.messages(question, truth, *order)
-            rows.append(Example(prompt.id, messages, prompt.example.images))
+        for place, order in enumerate(contest.orders(candidate, self.both_orders), start=1):
+            messages = self.form.messages(question, truth, *order)
+            identity = f"{prompt.id}/{candidate}/{place}"
+            rows.append(Example(identity, messages, prompt.example.images))
         return rows
 
-    def encode(self, example: Example, forced: Sequence[int], room: int) -> EncodedExample | None:
-        """Its ids with the beginning of the answer; None where they leave no ``room``.
+    def run(self) -> dict[str, Any]:
+        """Prompt and orders."""
+        return {"prompt": self.form.fingerprint, "both_orders": self.both_orders}
 
-        Nothing is ever cut: a critic that sees half of an answer would judge something else.
-        """
-        settings = dataclasses.replace(
-            self.processor.settings, max_length=None, max_prompt_tokens=None
-        )
-        row = encode_example(
-            example,
-            tokenizer=self.processor.tokenizer,
-            qformer_tokenizer=self.processor.qformer_tokenizer,
-            image_token_id=self.processor.image_token_id,
-            settings=settings,
-            with_target=False,
-        )
-        longest = self.processor.max_length
-        if longest is not None and len(row.input_ids) + len(forced) + room > longest:
-            return None
-        return dataclasses.replace(row, input_ids=[*row.input_ids, *forced])
+
+def encode_whole(
+    processor: Any, example: Example, forced: Sequence[int] = ()
+) -> EncodedExample | None:
+    """Ids of a critic's prompt with the beginning of its answer; None where they do not fit.
+
+    Nothing is ever cut: a critic that sees half of an answer would judge something else.
+    """
+    row = encode_example(
+        example,
+        tokenizer=processor.tokenizer,
+        qformer_tokenizer=processor.qformer_tokenizer,
+        image_token_id=processor.image_token_id,
+        settings=dataclasses.replace(processor.settings, max_length=None, max_prompt_tokens=None),
+        with_target=False,
+    )
+    longest = processor.max_length
+    if longest is not None and len(row.input_ids) + len(forced) >= longest:
+        return None
+    return dataclasses.replace(row, input_ids=[*row.input_ids, *forced])
 
 
 def default_format(processor: Any, **choices: Any) -> CriticFormat:
-    """The full prompt, or the brief one where its fixed part fills over half of the context."""
+    """The full prompt, or the brief one where its fixed part fills over half of the context.
+
+    Args:
+        processor: The critic's.
+        **choices: Other fields of the format.
+    """
     form = CriticFormat(FULL, **choices)
     if processor.max_length is None:
         return form
@@ -240,83 +237,51 @@ class LikelihoodJudge:
     Args:
         model: The critic; for SIMA the model that wrote the answers.
         processor: The processor saved beside it.
-        form: Its prompt; see :class:`CriticRows`.
-        both_orders: False asks once, the sampled answer being response 1.
+        rows: Its prompts; default: :func:`default_format` in both orders.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        processor: Any,
-        form: CriticFormat | None = None,
-        both_orders: bool = True,
-    ) -> None:
-        self.model, self.rows = model, CriticRows(processor, form, both_orders)
+    def __init__(self, model: Any, processor: Any, rows: CriticRows | None = None) -> None:
+        self.model, self.processor = model, processor
+        self.rows = rows or CriticRows(default_format(processor))
         self.reader = SharedReader(model, processor)
-        self.forced, self.verdicts = verdict_tokens(
-            processor.tokenizer, self.rows.form.prompt.closing
-        )
+        closing = self.rows.form.prompt.closing
+        self.forced, self.verdicts = verdict_tokens(processor.tokenizer, closing)
 
     def run(self) -> dict[str, Any]:
         """Model, prompt and orders."""
-        return {
-            "judge": "likelihood",
-            "model": model_hash(self.model),
-            "prompt": self.rows.form.fingerprint,
-            "both_orders": self.rows.both_orders,
-        }
+        return {"judge": "likelihood", "model": model_hash(self.model), **self.rows.run()}
 
     def compare(self, contests: Sequence[Contest]) -> list[tuple[Comparison | None, ...]]:
         """Log-odds (nats) of the candidate, in each order."""
-        encoded = {
-            (contest.id, candidate): [
-                self.rows.encode(example, self.forced, room=1)
-                for example in self.rows.examples(contest, candidate)
-            ]
-            for contest in contests
-            for candidate in contest.candidates
-        }
-        fitting = {
-            key: [row for row in rows if row is not None]
-            for key, rows in encoded.items()
-            if None not in rows
-        }
+        encoded = [[self._rows_of(contest, c) for c in contest.candidates] for contest in contests]
         cases = [
-            Case(
-                contest.id,
-                contest.responses.prompt.example.images,
-                tuple(
-                    row
-                    for place in contest.candidates
-                    for row in fitting.get((contest.id, place), ())
-                ),
-            )
-            for contest in contests
+            Case(contest.id, contest.responses.prompt.example.images, tuple(chain(*kept)))
+            for contest, found in zip(contests, encoded, strict=True)
+            if (kept := [rows for rows in found if rows])
         ]
-        cases = [case for case in cases if case.rows]
         logits = self.reader.last_logits(cases) if cases else []
-        answers = {
-            case.id: iter(scores.float().log_softmax(dim=-1)[:, list(self.verdicts)].tolist())
-            for case, scores in zip(cases, logits, strict=True)
-        }
+        odds = iter(
+            row.tolist()
+            for scores in logits
+            for row in scores.float().log_softmax(dim=-1)[:, list(self.verdicts)]
+        )
         return [
             tuple(
-                _comparison(
-                    place,
-                    [next(answers[contest.id]) for _ in fitting[contest.id, place]],
-                )
-                if (contest.id, place) in fitting
-                else None
-                for place in contest.candidates
+                _comparison(c, [next(odds) for _ in rows]) if rows else None
+                for c, rows in zip(contest.candidates, found, strict=True)
             )
-            for contest in contests
+            for contest, found in zip(contests, encoded, strict=True)
         ]
+
+    def _rows_of(self, contest: Contest, candidate: int) -> list[EncodedExample]:
+        """One per order; none if one of them does not fit the context."""
+        examples = self.rows.examples(contest, candidate)
+        rows = [encode_whole(self.processor, example, self.forced) for example in examples]
+        return [] if None in rows else [row for row in rows if row is not None]
 
 
 def _comparison(candidate: int, orders: Sequence[Sequence[float]]) -> Comparison:
     """Log-probabilities of ``1`` and ``2`` in each order; the candidate is ``1``, then ``2``."""
-    import math
-
     odds = [first - second for first, second in orders]
     mass = sum(math.exp(first) + math.exp(second) for first, second in orders) / len(orders)
     signed = (value if place == 0 else -value for place, value in enumerate(odds))
@@ -340,64 +305,57 @@ def verdict_tokens(tokenizer: Any, closing: str) -> tuple[list[int], tuple[int, 
     return forced, (first[len(forced)], second[len(forced)])
 
 
-Answer = Callable[[Sequence[Example]], list[str]]
-"""Answers a batch of examples in words."""
-
-
 class WordsJudge:
     """Lets a critic write its verdict and parses it as the published code does.
 
     A verdict counts 1 for the answer that it prefers; two that disagree cancel.
 
     Args:
-        answer: Who writes: the model itself, or a server.
+        answerer: Who writes: the model itself, or a server.
         rows: What is asked.
-        identity: What makes its answers, as JSON: the hash of a model, or a server's address and
-            model name, and the decoding.
+        settings: How verdicts are decoded; default: greedily, as published.
+        processor: Of a model in memory, to leave out what does not fit its context.
     """
 
-    def __init__(self, answer: Answer, rows: CriticRows, identity: dict[str, Any]) -> None:
-        self.answer, self.rows, self.identity = answer, rows, identity
+    def __init__(
+        self,
+        answerer: Answerer,
+        rows: CriticRows,
+        settings: GenerationSettings = WORDS_SETTINGS,
+        processor: Any = None,
+    ) -> None:
+        self.answerer, self.rows, self.processor = answerer, rows, processor
+        self.settings = obeyed(answerer, settings)
 
     def run(self) -> dict[str, Any]:
-        """Who answers, prompt and orders."""
+        """Who answers, how, prompt and orders."""
         return {
             "judge": "words",
-            **self.identity,
-            "prompt": self.rows.form.fingerprint,
-            "both_orders": self.rows.both_orders,
+            "answerer": {"name": self.answerer.name, "hash": self.answerer.hash},
+            "decoding": self.settings.hash,
+            **self.rows.run(),
         }
 
     def compare(self, contests: Sequence[Contest]) -> list[tuple[Comparison | None, ...]]:
         """1, -1 or None (no verdict in the words) in each order."""
-        asked = [
-            (contest.id, place, self.rows.examples(contest, place))
-            for contest in contests
-            for place in contest.candidates
-        ]
-        fits = {
-            (identity, place): all(self.rows.encode(e, (), room=1) is not None for e in examples)
-            for identity, place, examples in asked
-        }
-        texts = iter(
-            self.answer(
-                [
-                    e
-                    for identity, place, examples in asked
-                    if fits[identity, place]
-                    for e in examples
-                ]
-            )
-        )
-        compared = {
-            (identity, place): _spoken(place, [next(texts) for _ in examples])
-            for identity, place, examples in asked
-            if fits[identity, place]
-        }
+        asked = [[self._rows_of(contest, c) for c in contest.candidates] for contest in contests]
+        examples = [row for found in asked for rows in found for row in rows]
+        texts = iter(self.answerer.answer(examples, self.settings) if examples else [])
         return [
-            tuple(compared.get((contest.id, place)) for place in contest.candidates)
-            for contest in contests
+            tuple(
+                _spoken(c, [next(texts) for _ in rows]) if rows else None
+                for c, rows in zip(contest.candidates, found, strict=True)
+            )
+            for contest, found in zip(contests, asked, strict=True)
         ]
+
+    def _rows_of(self, contest: Contest, candidate: int) -> list[Example]:
+        """One per order; none if one of them does not fit the context."""
+        examples = self.rows.examples(contest, candidate)
+        if self.processor is None:
+            return examples
+        fits = all(encode_whole(self.processor, example) is not None for example in examples)
+        return examples if fits else []
 
 
 def _spoken(candidate: int, texts: Sequence[str]) -> Comparison:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polyptych.data.preferences import write_pairs
 from polyptych.errors import PolyptychError
 from polyptych.files import write_aside
 from polyptych.methods.sima.critic import IDENTICAL
-from polyptych.methods.sima.records import GREEDY, Verdict, pair_line, write_lines
+from polyptych.methods.sima.records import GREEDY, Verdict, write_lines
 from polyptych.methods.sima.truth import agreement
 from polyptych.schema import PreferencePair
 
@@ -58,6 +59,19 @@ class PairSet:
             "answers_dropped": self.answers_dropped,
             "critic_agrees_with_truth": self.agreement,
         }
+
+    def told(self) -> list[str]:
+        """The counts in words, a line each."""
+        lines = [f"{len(self.pairs)} pairs of {len(self.pairs) + len(self.drops)} prompts"]
+        counts = Counter(drop.reason for drop in self.drops)
+        lines += [f"dropped {count}: {reason}" for reason, count in counts.most_common()]
+        if self.agreement is not None:
+            low, high = self.agreement["interval"]
+            lines.append(
+                f"the critic agrees with the truth in {100 * self.agreement['share']:.1f} % "
+                f"[{100 * low:.1f}, {100 * high:.1f}] of {self.agreement['count']} comparisons"
+            )
+        return lines
 
 
 def build_pairs(verdicts: Sequence[Verdict], *, min_margin: float = 0.0) -> PairSet:
@@ -113,7 +127,7 @@ def _pair_of(verdict: Verdict, min_margin: float) -> PreferencePair | Drop:
 def write_pair_files(found: PairSet, out: str | Path, **run: Any) -> None:
     """Write ``pairs.jsonl``, ``drops.jsonl`` and the counts, ``pairs.json``, into a folder."""
     out = Path(out)
-    write_lines(out / PAIRS_FILE, (pair_line(pair, out) for pair in found.pairs))
+    write_pairs(out / PAIRS_FILE, found.pairs)
     write_lines(
         out / DROPS_FILE,
         ({"id": d.id, "reason": d.reason, "detail": d.detail} for d in found.drops),

@@ -1,6 +1,6 @@
 """What travels through the loop, and the line of JSON that each of it is.
 
-    Prompt -> Responses -> Verdict -> PreferencePair
+    Prompt -> Responses -> Verdict -> PreferencePair (polyptych.data.preferences)
 
 A line repeats what it was made of, so that every file can be read and judged by itself; the id of
 the prompt is the id of the responses, the verdict and the pair. Image paths are relative to the
@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from polyptych.schema import (
     ImageBlock,
     ImageRef,
     Message,
-    PreferencePair,
     TextBlock,
 )
 
@@ -78,8 +77,8 @@ class Comparison:
     candidate: int
     """Place of the answer."""
     orders: tuple[float | None, ...]
-    """How much the critic prefers it, order by order (it is called 1 in the first, 2 in the second):
-    log-odds from likelihoods, 1 or -1 from words; None where words held no verdict."""
+    """How much the critic prefers it, order by order (it is called 1 in the first, 2 in the
+    second): log-odds from likelihoods, 1 or -1 from words; None where words held no verdict."""
     texts: tuple[str, ...] = ()
     """What the critic said, where it spoke."""
     mass: float | None = None
@@ -178,44 +177,27 @@ def parse_verdict_line(line: Mapping[str, Any], where: str, base: Path) -> Verdi
         raise PolyptychError(f"{where}: not a verdict: {error}") from error
 
 
-def pair_line(pair: PreferencePair, base: Path) -> dict[str, Any]:
-    """A native record of the prompt, ``chosen`` and ``rejected``."""
-    example = Example(pair.id, pair.prompt, pair.images, shots=pair.shots, metadata=pair.metadata)
-    return {**record_of(example, base), "chosen": pair.chosen, "rejected": pair.rejected}
-
-
-def parse_pair(line: Mapping[str, Any], where: str, base: Path) -> PreferencePair:
-    """The inverse of :func:`pair_line`.
+def read_responses(path: str | Path) -> list[Responses]:
+    """Read a file of responses.
 
     Raises:
-        PolyptychError: If an answer is missing or empty.
+        PolyptychError: At the first bad line, naming file and line.
     """
-    for side in ("chosen", "rejected"):
-        if not isinstance(line.get(side), str) or not line[side].strip():
-            raise PolyptychError(f"{where}: {side!r} must be a non-empty string")
-    example = parse_prompt(line, where, base).example
-    return PreferencePair(
-        id=example.id,
-        prompt=example.prompt,
-        chosen=line["chosen"],
-        rejected=line["rejected"],
-        images=example.images,
-        shots=example.shots,
-        metadata=example.metadata,
-    )
+    return _read(path, parse_responses)
 
 
-def read_pairs(path: str | Path) -> list[PreferencePair]:
-    """Read a file of pairs.
+def read_verdicts(path: str | Path) -> list[Verdict]:
+    """Read a file of verdicts.
 
     Raises:
-        PolyptychError: At the first bad line, naming file and line; for no pairs at all.
+        PolyptychError: At the first bad line, naming file and line.
     """
+    return _read(path, parse_verdict_line)
+
+
+def _read(path: str | Path, parse: Callable[..., Any]) -> list[Any]:
     base = Path(path).parent
-    pairs = [parse_pair(parse_object(line, where), where, base) for where, line in read_lines(path)]
-    if not pairs:
-        raise PolyptychError(f"{path}: 0 pairs; there is nothing to tune on")
-    return pairs
+    return [parse(parse_object(line, where), where, base) for where, line in read_lines(path)]
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -252,24 +234,23 @@ def read_prompts(path: str | Path, images: str | Path | None = None) -> list[Pro
             naming file and line; for no prompts at all.
     """
     base = Path(path).parent if images is None else Path(images)
-    prompts: dict[str, Prompt] = {}
-    same: Counter[str] = Counter()
+    places: list[str] = []
+    prompts: list[Prompt] = []
     for where, line in read_lines(path):
         prompt = _user_prompt(parse_object(line, where), where, base)
-        if not prompt.id:
-            identity = _content_id(prompt)
-            same[identity] += 1
-            identity += f"-{same[identity]}" if same[identity] > 1 else ""
-            prompt = replace(prompt, example=replace(prompt.example, id=identity))
-        if prompt.id in prompts:
-            raise PolyptychError(f"{where}: id {prompt.id!r} occurs before")
         for image in prompt.example.images:
             if image.path is not None and not os.path.isfile(image.path):
                 raise PolyptychError(f"{where}: image {image.path} does not exist")
-        prompts[prompt.id] = prompt
+        places.append(where)
+        prompts.append(prompt)
     if not prompts:
         raise PolyptychError(f"{path}: no prompts in it")
-    return list(prompts.values())
+    prompts = with_content_ids(prompts)
+    first: dict[str, str] = {}
+    for prompt, where in zip(prompts, places, strict=True):
+        if first.setdefault(prompt.id, where) != where:
+            raise PolyptychError(f"{where}: id {prompt.id!r} occurs before, in {first[prompt.id]}")
+    return prompts
 
 
 def as_prompts(examples: Iterable[Example]) -> Iterator[Prompt]:
@@ -279,26 +260,48 @@ def as_prompts(examples: Iterable[Example]) -> Iterator[Prompt]:
         yield Prompt(replace(example, messages=example.prompt), truth)
 
 
+def with_content_ids(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts without an id get twelve hex digits of images' names, text and ground truth.
+
+    So ids stay the same when a file is cut or its lines change places; equal lines are numbered.
+    """
+    named = []
+    same: Counter[str] = Counter()
+    for prompt in prompts:
+        if not prompt.id:
+            names = [os.path.basename(image.path or "") for image in prompt.example.images]
+            texts = [message.text for message in prompt.example.messages]
+            content = json.dumps([names, texts, prompt.ground_truth])
+            identity = hashlib.sha256(content.encode()).hexdigest()[:12]
+            same[identity] += 1
+            identity += f"-{same[identity]}" if same[identity] > 1 else ""
+            prompt = replace(prompt, example=replace(prompt.example, id=identity))
+        named.append(prompt)
+    return named
+
+
 def _user_prompt(record: dict[str, Any], where: str, base: Path) -> Prompt:
     if "messages" in record and "ground_truth" not in record:
         return next(as_prompts([parse_record(record, where, base)]))
     if "messages" in record:
         prompt = parse_prompt(record, where, base)
-        example = replace(prompt.example, messages=prompt.example.prompt)
-        prompt = replace(prompt, example=example)
+        prompt = replace(prompt, example=replace(prompt.example, messages=prompt.example.prompt))
     else:
-        prompt = _released_prompt(record, where, base)
+        prompt = released_prompt(record, where, base)
     truth = prompt.ground_truth
     if truth is not None and (not isinstance(truth, str) or not truth.strip()):
-        raise PolyptychError(
-            f"{where}: the ground truth is empty; leave it out where none is known"
-        )
+        raise PolyptychError(f"{where}: the ground truth is empty; leave it out if none is known")
     return prompt
 
 
-def _released_prompt(record: dict[str, Any], where: str, base: Path) -> Prompt:
+def released_prompt(record: Mapping[str, Any], where: str, base: Path) -> Prompt:
+    """A line of the released form; see :func:`read_prompts`.
+
+    Raises:
+        PolyptychError: Naming ``where`` and what is wrong.
+    """
     names = record.get("images", [record["image"]] if "image" in record else [])
-    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise PolyptychError(f"{where}: 'image' must be a file name, or 'images' a list of them")
     text = record.get("text")
     if not isinstance(text, str):
@@ -323,11 +326,3 @@ def image_blocks(text: str, count: int) -> tuple[Block, ...]:
         blocks += [ImageBlock()] * (index > 0)
         blocks += [TextBlock(piece)] * bool(piece)
     return tuple(blocks)
-
-
-def _content_id(prompt: Prompt) -> str:
-    """Twelve hex digits of the images' names, the text and the ground truth."""
-    names: Sequence[str] = [os.path.basename(i.path or "") for i in prompt.example.images]
-    texts = [message.text for message in prompt.example.messages]
-    content = json.dumps([names, texts, prompt.ground_truth])
-    return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -15,7 +15,7 @@ _WINNERS: dict[str, Winner] = {"1": "sampled", "2": "greedy"}
 
 
 def parsed_verdict(text: str) -> str:
-    """What the parser compares with ``1`` and ``2``: behind the last ``[[``, before the next ``]]``.
+    """What is compared with ``1`` and ``2``: behind the last ``[[``, before the next ``]]``.
 
     ``"... [[2]]." -> "2"``; a text without brackets stays whole.
     """

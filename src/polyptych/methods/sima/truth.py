@@ -47,14 +47,6 @@ def description_truth(text: str, metadata: Mapping[str, Any]) -> float:
     return 2 * common / (said.total() + true.total())
 
 
-def invented_things(text: str, metadata: Mapping[str, Any]) -> tuple[int, int]:
-    """How many things a description names, and how many of them the picture does not show."""
-    said, true = (
-        _kinds(facts) for facts in (facts_of(text), facts_of(". ".join(metadata["things"])))
-    )
-    return said.total(), (said - true).total()
-
-
 def facts_of(text: str) -> Counter[Fact]:
     """All facts that a description tells, with how often."""
     words = " ".join(re.findall(r"[a-z-]+", text.lower()))
@@ -76,10 +68,6 @@ def facts_of(text: str) -> Counter[Fact]:
         if re.search(rf"\b{place.phrase}\b", words):
             facts[("place", name)] += 1
     return facts
-
-
-def _kinds(facts: Counter[Fact]) -> Counter[Fact]:
-    return Counter({fact: count for fact, count in facts.items() if fact[0] == "kind"})
 
 
 def _any(words: Iterable[str]) -> str:
@@ -113,13 +101,17 @@ TRUTHS: dict[str, Truth] = {
 """What judges the answers to each of Storybook's tasks."""
 
 
+def truth(text: str, metadata: Mapping[str, Any]) -> float | None:
+    """How true an answer is; None where the truth is not known."""
+    judge = TRUTHS.get(str(metadata.get("task"))) if "scenes" in metadata else None
+    return None if judge is None else float(judge(text, metadata))
+
+
 def truth_of(responses: Responses) -> list[float] | None:
     """How true each answer is; None where the truth is not known."""
     metadata = responses.prompt.example.metadata
-    judge = TRUTHS.get(str(metadata.get("task"))) if "scenes" in metadata else None
-    if judge is None:
-        return None
-    return [float(judge(answer, metadata)) for answer in responses.answers]
+    values = [truth(answer, metadata) for answer in responses.answers]
+    return None if None in values else [value for value in values if value is not None]
 
 
 def agreement(verdicts: Iterable[Verdict]) -> dict[str, Any] | None:
