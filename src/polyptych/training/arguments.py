@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import TrainingArguments
@@ -15,7 +15,19 @@ from polyptych.training.run_folder import RunFolder
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
-def batch_split(recipe: Recipe, processes: int) -> tuple[int, int]:
+class SupportsBatches(Protocol):
+    """What says how many examples make a step."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Examples per optimizer step, over all processes."""
+
+    @property
+    def micro_batch_size(self) -> int | None:
+        """Examples per forward pass and process; None: all."""
+
+
+def batch_split(recipe: SupportsBatches, processes: int) -> tuple[int, int]:
     """Examples per forward pass, and how many passes make a step.
 
     Raises:
