@@ -272,10 +272,30 @@ def _marker_ids(family: Family, processor: Any) -> dict[str, list[int]]:
     if processor is None:
         return {}
     tokenizer = processor.tokenizer
-    ids = {"prompt_end": tokenizer(family.prompt_end, add_special_tokens=False)["input_ids"]}
+    ids = {"prompt_end": _prompt_end_ids(processor, family.prompt_end)}
     if family.end_marker is not None:
         ids["end_marker"] = [tokenizer.convert_tokens_to_ids(family.end_marker)]
     return ids
+
+
+def _prompt_end_ids(processor: Any, prompt_end: str) -> list[int]:
+    """The ids that end a prompt, as they come out where they stand: behind a question."""
+
+    def ids(text: str) -> list[int]:
+        return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    question = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    asked = ""
+    if processor.chat_template is not None:
+        asked = processor.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+    if not asked.endswith(prompt_end):
+        return ids(prompt_end)
+    whole, before = ids(asked), ids(asked.removesuffix(prompt_end))
+    shared = next(
+        (place for place, pair in enumerate(zip(whole, before, strict=False)) if len({*pair}) > 1),
+        len(before),
+    )
+    return whole[shared:]
 
 
 @functools.cache

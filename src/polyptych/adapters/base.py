@@ -208,7 +208,7 @@ class BaseVLM:
         self, ids: Int[Tensor, "C T"], own: Mapping[str, Any]
     ) -> Float[Tensor, "N D_llm"] | None:
         """Context tokens of all rows, flat in the order of their placeholders."""
-        places = (ids == self.context_token_id).sum(1)
+        places = torch.eq(ids, cast("int", self.context_token_id)).sum(1)
         shots = {n.removeprefix(SHOT_PREFIX): v for n, v in own.items() if _is_shot(n)}
         if not shots:
             if int(places.sum()):

@@ -49,6 +49,8 @@ class Camml:
             intermediate_size=4 * self.width,
             num_hidden_layers=self.layers,
             num_attention_heads=self.width // HEAD_WIDTH,
+            hidden_dropout_prob=0.0,  # the other adapters have none either
+            attention_probs_dropout_prob=0.0,
         )
         return ContextTokens(config, self.num_query_tokens, base.hidden_size)
 
