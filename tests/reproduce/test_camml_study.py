@@ -18,6 +18,7 @@ from polyptych.reproduce.knowledge import (
     knowledge_correct,
     with_shots,
 )
+from polyptych.reproduce.tables import all_tables
 from polyptych.reproduce.workshop import Run
 from polyptych.schema import ImageBlock
 from polyptych.storybook.generation import make_examples
@@ -177,3 +178,14 @@ def test_costs_grow_with_shots_in_the_prompt_only(finished):
     assert tokens["camml"][0] == tokens["camml"][1] < tokens["concatenated"][0]
     assert tokens["concatenated"][1] > tokens["concatenated"][0] + 3 * 36
     assert "cached_seconds" in runs["camml"]["1"] and "cached_seconds" not in runs["none"]["1"]
+
+
+def test_tables_show_accuracy_and_costs(finished):
+    _, results = finished
+    tables = all_tables(results.parent)
+    assert tables["camml-main"].splitlines()[2].startswith("| shots 1 | `accuracy[knowledge]` |")
+    costs = [line.split(" | ") for line in tables["camml-costs"].splitlines()[2:]]
+    assert [row[:2] for row in costs[:2]] == [["| 1", "tokens"], ["| 1", "ms"]]
+    assert len(costs) == 6 and all(len(row) == 6 for row in costs)
+    assert "| q2 |" in tables["camml-sizes"] and "| q3 |" in tables["camml-sizes"]
+    assert {"camml-by_found", "camml-by_attribute"} <= tables.keys()

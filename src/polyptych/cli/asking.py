@@ -20,6 +20,14 @@ from polyptych.errors import PolyptychError
 
 commands = typer.Typer()
 
+IndexOption = Annotated[
+    Path | None,
+    typer.Option(help="Index whose nearest entries a model of CaMML is given with the question."),
+]
+ShotsOption = Annotated[
+    int | None, typer.Option("--shots", "-k", min=1, help="How many entries; default: 3.")
+]
+
 
 @commands.command(
     epilog=example('polyptych ask --image a.jpg --image b.jpg "What do these have in common?"')
@@ -37,21 +45,52 @@ def ask(
         list[Path] | None,
         typer.Option("--image", "-i", help="A picture; repeat the option for more, in order."),
     ] = None,
+    index: IndexOption = None,
+    shots: ShotsOption = None,
+    show_shots: Annotated[
+        bool, typer.Option("--show-shots", help="List the retrieved examples below the answer.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write answer and retrieved examples as a page.")
+    ] = None,
     beams: BeamsOption = None,
     max_new_tokens: LengthOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Ask a model about some pictures."""
+    """Ask a model about some pictures.
+
+    With --index, a model of CaMML is given the examples that stand nearest to the question.
+    """
     if len(words) > 2:
         raise PolyptychError(
             f"expected a question, or a model and a question; got {len(words)} words: "
             "put the question in quotes"
         )
+    if index is None and (shots is not None or show_shots or html is not None):
+        raise PolyptychError("--shots, --show-shots and --html need an --index")
     from polyptych.serving import chat
 
     hide_bars()
     settings = chosen_decoding(chat.SETTINGS, num_beams=beams, max_new_tokens=max_new_tokens)
     model = words[0] if len(words) == 2 else None
+    if index is not None:
+        from polyptych.serving.shots import TOP_K, ask_with_shots, listing, write_page
+
+        result = ask_with_shots(
+            model,
+            index,
+            image or [],
+            words[-1],
+            top_k=shots or TOP_K,
+            settings=settings,
+            device=find_device(device),
+        )
+        typer.echo(result.text)
+        if show_shots:
+            typer.echo(listing(result.shots))
+        if html is not None:
+            write_page(result, Path(model or "model").name, html)
+        return
     answer = chat.ask(model, image or [], words[-1], settings=settings, device=find_device(device))
     typer.echo(answer)
 
@@ -66,6 +105,8 @@ def chat(
         list[Path] | None,
         typer.Option("--image", "-i", help="A picture for the first question; may be repeated."),
     ] = None,
+    index: IndexOption = None,
+    shots: ShotsOption = None,
     beams: BeamsOption = None,
     max_new_tokens: LengthOption = None,
     device: DeviceOption = None,
@@ -78,4 +119,11 @@ def chat(
 
     hide_bars()
     settings = chosen_decoding(chat_loop.SETTINGS, num_beams=beams, max_new_tokens=max_new_tokens)
-    chat_loop.chat(model, image or [], settings=settings, device=find_device(device))
+    chat_loop.chat(
+        model,
+        image or [],
+        settings=settings,
+        device=find_device(device),
+        index=index,
+        shots=shots,
+    )

@@ -78,7 +78,14 @@ class Collator:
         self.features, self.states, self.shots = features, states, shots
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
-        """Make the batch; keys and shapes in :class:`polyptych.schema.Batch`."""
+        """Make the batch; keys and shapes in :class:`polyptych.schema.Batch`.
+
+        A processor with a ``collate`` of its own makes it: that of a family of transformers, whose
+        batches have other fields.
+        """
+        collate = getattr(self.processor, "collate", None)
+        if collate is not None:
+            return collate(examples, training=self.training)
         encoded = [self.processor.encode(e, with_target=self.training) for e in examples]
         batch = self.pad(encoded)
         refs = [(f"example {e.id}", ref) for e in examples for ref in e.images]
@@ -87,7 +94,7 @@ class Collator:
         elif refs:
             batch["pixel_values"] = self._pixels(refs)
         if any(row.shots for row in encoded):
-            batch.update(self._read_shots(examples, encoded))
+            batch.update(self.read_shots(examples, encoded))
         if self.states is not None:
             batch["lower_states"] = self.states.states(examples, encoded)
         return batch
@@ -95,8 +102,13 @@ class Collator:
     def _pixels(self, refs: Sequence[tuple[str, ImageRef]]) -> Tensor:
         return self.processor.pixels([load_image(ref, where=where) for where, ref in refs])
 
-    def _read_shots(self, examples: Sequence[Example], encoded: Sequence[EncodedExample]) -> Shots:
-        """All shots of all examples, flat, padded on the right to the longest text."""
+    def read_shots(self, examples: Sequence[Example], encoded: Sequence[EncodedExample]) -> Shots:
+        """All shots of all examples, flat, padded on the right to the longest text.
+
+        Args:
+            examples: With shots; of the others nothing is read.
+            encoded: Their rows.
+        """
         counts = torch.tensor([len(row.shots) for row in encoded])
         owners = [
             (e, shot)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polyptych.files import write_aside
-from polyptych.reproduce import cheetah_study, sam_variants
+from polyptych.reproduce import camml_study, cheetah_study, sam_variants
 
 _PERCENT = ("accuracy", "rouge", "bleu")
 """Metrics in 0..1 that are shown as percentages; CIDEr is shown x 100 as is customary."""
@@ -125,6 +125,28 @@ def control_table(results: Mapping[str, Any], variants: Variants, task: str, met
     return _markdown([f"`{metric}`", *variants], rows)
 
 
+def cost_table(results: Mapping[str, Any], condition: str, variants: Variants) -> str:
+    """What an answer costs by the number of shots: tokens of the prompt, milliseconds."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for run in results["runs"]:
+        if run["purpose"] == "main" and run["name"].startswith(f"{condition}-"):
+            for shots, costs in run["costs"].items():
+                row = found.setdefault(shots, {}).setdefault(run["variant"], {})
+                for name, value in costs.items():
+                    row.setdefault(name, []).append(value)
+    rows = []
+    for shots in sorted(found, key=int):
+        for name, label, scale in (
+            ("tokens", "tokens", 1),
+            ("seconds", "ms", 1000),
+            ("cached_seconds", "ms, datastore encoded before", 1000),
+        ):
+            values = [_average(found[shots].get(v, {}).get(name, [])) for v in variants]
+            cells = ["–" if math.isnan(value) else f"{scale * value:.0f}" for value in values]
+            rows.append([shots, label, *cells])
+    return _markdown(["shots", "an answer's", *variants], rows)
+
+
 def _average(values: list[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
@@ -162,6 +184,8 @@ def all_tables(folder: Path) -> dict[str, str]:
         "sam_real": _sam_real,
         "cheetah": _cheetah,
         "cheetah_real": _cheetah_real,
+        "camml": _camml,
+        "camml_real": _camml_real,
     }
     tables: dict[str, str] = {}
     for name, make in makers.items():
@@ -232,6 +256,34 @@ def _cheetah_real(results: Mapping[str, Any]) -> dict[str, str]:
         "cheetah-real": main_table(results, here, variants, cheetah_study.ALSO),
         "cheetah-real-controls": control_table(results, variants, "statements", "accuracy[nlvr]"),
     }
+
+
+def _camml(results: Mapping[str, Any]) -> dict[str, str]:
+    variants, settings = camml_study.VARIANTS, results["settings"]
+    here = f"q{settings['context']['queries']}"
+    most = f"shots_{max(settings['shots'])}"
+    sizes = [f"q{size['queries']}" for size in (*settings["sweep"], settings["context"])]
+    metric = "accuracy[knowledge]"
+    tables = {
+        "camml-main": main_table(results, here, variants, camml_study.ALSO),
+        "camml-costs": cost_table(results, here, variants),
+        "camml-sizes": sweep_table(
+            results,
+            ("camml",),
+            "context",
+            sorted(sizes, key=lambda name: int(name[1:])),
+            lambda name: name == metric,
+        ),
+    }
+    for part in ("by_found", "by_attribute"):
+        tables[f"camml-{part}"] = breakdown_table(results, variants, most, part, metric)
+    return tables
+
+
+def _camml_real(results: Mapping[str, Any]) -> dict[str, str]:
+    variants = camml_study.VARIANTS
+    here = f"q{results['settings']['context']['queries']}"
+    return {"camml-real": main_table(results, here, variants, camml_study.ALSO)}
 
 
 def fill(document: Path, tables: Mapping[str, str]) -> int:

@@ -13,6 +13,7 @@ from polyptych.models.checkpoint import load_model
 from polyptych.schema import ImageRef
 from polyptych.serving.chat import SETTINGS
 from polyptych.serving.conversation import Conversation
+from polyptych.serving.shots import TOP_K, ShotFinder
 
 HELP = """\
 A line is a question; <image> marks the place of a picture, without it pictures come first.
@@ -27,6 +28,8 @@ def chat(
     *,
     settings: GenerationSettings = SETTINGS,
     device: str = "cpu",
+    index: str | Path | None = None,
+    shots: int | None = None,
     read: Callable[[str], str] = input,
     write: Callable[[str], object] = print,
 ) -> None:
@@ -37,6 +40,8 @@ def chat(
         images: Pictures that go with the first question.
         settings: Decoding.
         device: Where to compute.
+        index: Index whose nearest entries a model of CaMML is given with the first question.
+        shots: How many; None for the usual number.
         read: Asks for a line, given what to show in front of it.
         write: Shows a text.
 
@@ -46,7 +51,10 @@ def chat(
     """
     waiting = _readable(images)
     loaded, processor = load_model(model, device=device)
-    conversation = Conversation(loaded, processor, settings)
+    find = None
+    if index is not None:
+        find = ShotFinder(index, shots or TOP_K, device=device).find
+    conversation = Conversation(loaded, processor, settings, find)
     write(HELP)
     while True:
         try:
@@ -57,7 +65,7 @@ def chat(
             if line == "/quit":
                 return
             if line == "/new":
-                conversation, waiting = Conversation(loaded, processor, settings), []
+                conversation, waiting = Conversation(loaded, processor, settings, find), []
             elif line.split(maxsplit=1)[:1] == ["/image"]:
                 waiting = [*waiting, *_readable(_words(line)[1:])]
             elif line.startswith("/"):
