@@ -95,7 +95,12 @@ def test_the_command_lists_shots_and_writes_a_page(home: Path, tmp_path: Path) -
     ],
 )
 def test_refusals_are_one_line(home: Path, changes: dict[str, Any], said: str) -> None:
-    asked = {"model": "camml", "index": "index", "images": [home / "q.png"], "top_k": 2} | changes
+    asked: dict[str, Any] = {
+        "model": "camml",
+        "index": "index",
+        "images": [home / "q.png"],
+        "top_k": 2,
+    } | changes
     with pytest.raises(PolyptychError) as error:
         ask_with_shots(
             home / asked["model"],
