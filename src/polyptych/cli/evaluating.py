@@ -82,6 +82,13 @@ def evaluate(
     ] = None,
     model: AnswererOption = None,
     api_model: ApiModelOption = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Who judges answers that no rule can score; named like a model."),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="What the judge's server calls its model.")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Examples to draw (storybook only).")] = 200,
     split: Annotated[str, typer.Option(help="core or full (demon only).")] = "core",
     beams: BeamsOption = None,
@@ -106,10 +113,13 @@ def evaluate(
         for name in names
     ]
     answerer = _load(model, api_model, device)
+    judging = _load(judge, judge_model, device) if judge is not None else None
     for name, task in zip(names, prepared, strict=True):
         folder = out if len(names) == 1 else out / _folder_name(name)
-        run = _run_demon if name == DEMON else _run
-        run(answerer, task, folder, decoding)
+        if name == DEMON:
+            _run_demon(answerer, task, folder, decoding)
+        else:
+            _run(answerer, task, folder, decoding, judging)
     from polyptych.evaluation.run_report import write_report
 
     typer.echo(f"written to {out}; to look at: {write_report(out)}")
@@ -153,9 +163,14 @@ def _prepare_demon(data: Path | None, split: Any) -> Any:
     return demon.read_benchmark(demon_root(data), split)
 
 
-def _run(answerer: Any, task: Any, out: Path, decoding: dict[str, int | None]) -> None:
+def _run(
+    answerer: Any, task: Any, out: Path, decoding: dict[str, int | None], judge: Any | None
+) -> None:
     from polyptych.evaluation import runner
+    from polyptych.evaluation.judge import with_judge
 
+    if task.judging is not None and judge is not None:
+        task = with_judge(task, judge, out)
     settings = chosen_decoding(task.settings, **decoding)
     scores = runner.evaluate(answerer, task, out, settings=settings)
     typer.echo(task.name)
@@ -163,8 +178,29 @@ def _run(answerer: Any, task: Any, out: Path, decoding: dict[str, int | None]) -
         low, high = score.interval
         line = f"{score.name:<40} {score.value:8.4f}  [{low:.4f}, {high:.4f}]  n={score.count}"
         typer.echo(f"  {line}")
-    if not scores:
-        typer.echo("  no public answers: its server scores the predictions")
+    if task.judging is not None and judge is None:
+        typer.echo("  answered; add --judge NAME to have the answers judged")
+    _write_submission(task, out)
+
+
+def _write_submission(task: Any, out: Path) -> None:
+    """The file for the benchmark's server, where it has one and wants it."""
+    from polyptych.evaluation.answers_file import read_answers
+    from polyptych.evaluation.runner import PREDICTIONS_FILE
+    from polyptych.evaluation.submission import SUBMISSIONS, write_submission
+    from polyptych.evaluation.tasks.catalog import BENCHMARKS
+
+    known = BENCHMARKS.get(task.name)
+    if known is None or known.scoring != "server" or task.name not in SUBMISSIONS:
+        return
+    file = out / f"submission{SUBMISSIONS[task.name].suffixes[0]}"
+    predictions = read_answers(out / PREDICTIONS_FILE, list(task.load())).predictions
+    try:
+        write_submission(task.name, task.origin["data"], predictions, file)
+    except PolyptychError as error:  # the answers are kept; what is missing can be added
+        typer.echo(f"  no file for its server: {error}", err=True)
+    else:
+        typer.echo(f"  for its server: {file}")
 
 
 def _run_demon(answerer: Any, benchmark: Any, out: Path, decoding: dict[str, int | None]) -> None:

@@ -176,6 +176,28 @@ def show(task: Annotated[str, typer.Argument(help="Its name.")]) -> None:
     typer.echo(describe(task))
 
 
+@tasks_app.command(
+    "submission",
+    epilog=example("polyptych tasks submission vqav2 predictions.jsonl vqav2.json --data data"),
+)
+def submission(
+    task: Annotated[str, typer.Argument(help="A task whose server scores.")],
+    predictions: Annotated[Path, typer.Argument(help="Answers, as for score.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="File for the server.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the benchmarks' folders.")],
+) -> None:
+    """Write the file that a benchmark's server accepts, and check it: all ids, none twice."""
+    from polyptych.evaluation.answers_file import read_answers
+    from polyptych.evaluation.submission import check_submission, submission_of, write_submission
+    from polyptych.evaluation.tasks.finding import find_task
+
+    submission_of(task)
+    answers = read_answers(predictions, list(find_task(task, data=data).load()))
+    show_problems(answers.problems)
+    write_submission(task, data, answers.predictions, out)
+    typer.echo(f"{check_submission(task, data, out)} answers in {out}")
+
+
 @tasks_app.command("make-sample", epilog=example("polyptych tasks make-sample pope data"))
 def make_sample(
     task: Annotated[str, typer.Argument(help="A task that reads files, or all.")],

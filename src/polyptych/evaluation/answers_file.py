@@ -19,12 +19,13 @@ from polyptych.data.records import IMAGE_TOKEN, parse_json, read_json, read_line
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.scorers import accepted_answers
 from polyptych.evaluation.task import prompt_text
+from polyptych.evaluation.tasks.mmbench import CIRCULAR
 from polyptych.schema import Example, Prediction
 
 ID_KEYS = ("id", "question_id", "sample_id")
 TEXT_KEYS = ("prediction", "text", "answer", "caption", "pred_response")
-TOGETHER = ("pair", "question")
-"""Metadata whose equal values say that examples are judged together (MME, circular MMBench)."""
+TOGETHER = ("pair", "sentence")
+"""Metadata whose equal values say that examples are judged together (MME, NLVR2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,9 @@ def left_alone(examples: Sequence[Example], answered: set[str]) -> dict[str, str
 
 def _units(example: Example) -> list[tuple[Any, ...]]:
     data = example.metadata
-    return [(key, str(data.get("category", "")), str(data[key])) for key in TOGETHER if key in data]
+    circular = ("question",) if str(data.get("task", "")).endswith(CIRCULAR) else ()
+    keys = [key for key in (*TOGETHER, *circular) if key in data]
+    return [(key, str(data.get("category", "")), str(data[key])) for key in keys]
 
 
 def _first(record: Mapping[str, Any], keys: Sequence[str]) -> Any:

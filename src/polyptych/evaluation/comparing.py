@@ -63,7 +63,7 @@ def compare_results(first: Result, second: Result) -> Compared:
     return Compared(
         task=name,
         systems=(first.answerer, second.answerer),
-        rows=_rows(first, examples, *matched),
+        rows=_rows((first, second), examples, matched),
         examples=examples,
         predictions=matched,
         problems=problems,
@@ -71,14 +71,16 @@ def compare_results(first: Result, second: Result) -> Compared:
 
 
 def _rows(
-    result: Result,
+    results: tuple[Result, Result],
     examples: Sequence[Example],
-    first: Sequence[Prediction],
-    second: Sequence[Prediction],
+    predictions: tuple[Sequence[Prediction], Sequence[Prediction]],
 ) -> list[Comparison]:
     clusters = image_clusters(examples)
-    scorers = result.task.scorers
-    pairs = zip(measure(scorers, examples, first), measure(scorers, examples, second), strict=True)
+    first, second = (  # each with its own scorers: a judge's replies belong to one run
+        {m.name: m for m in measure(result.task.scorers, examples, answers)}
+        for result, answers in zip(results, predictions, strict=True)
+    )
+    pairs = [(one, second[name]) for name, one in first.items() if name in second]
     return [
         Comparison(
             estimate(one, clusters=clusters),

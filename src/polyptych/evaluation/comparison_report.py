@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.comparing import Compared, compare_results, is_clear
-from polyptych.evaluation.report import gallery, label, page, score_table, text
+from polyptych.evaluation.report import gallery, is_lower_better, label, page, score_table, text
 from polyptych.evaluation.report_cards import Answer, card, choose_changed, with_kinds
-from polyptych.evaluation.report_scores import anchor, shown
+from polyptych.evaluation.report_scores import anchor, points_of, shown
 from polyptych.evaluation.results import read_run
 from polyptych.evaluation.tasks.catalog import BENCHMARKS
 from polyptych.files import write_aside
@@ -52,6 +53,10 @@ def write_comparison(first: str | Path, second: str | Path, out: str | Path) -> 
 def _compared(compared: Compared, names: tuple[str, str]) -> str:
     known = BENCHMARKS.get(compared.task)
     title = known.title if known else compared.task
+    head = f'<section id="{anchor(compared.task)}"><h2>{text(title)}</h2>'
+    if not compared.rows:
+        return f"{head}<p>Its answers are not scored here.</p></section>"
+    points = partial(points_of, compared.task)
     rows = [row for row in compared.rows if shown(row.first.name)]
     unclear = [label(row.first.name)[0] for row in rows if not is_clear(row)]
     warning = (
@@ -62,8 +67,7 @@ def _compared(compared: Compared, names: tuple[str, str]) -> str:
     )
     problems = "".join(f"<li>{text(line)}</li>" for line in compared.problems[:20])
     return (
-        f'<section id="{anchor(compared.task)}"><h2>{text(title)}</h2>'
-        f"{score_table(rows, names, f'{len(compared.examples):,} items')}{warning}"
+        f"{head}{score_table(rows, names, f'{len(compared.examples):,} items', points)}{warning}"
         f"{f'<ul>{problems}</ul>' if problems else ''}{_changed(compared, names)}</section>"
     )
 
@@ -73,7 +77,8 @@ def _changed(compared: Compared, names: tuple[str, str]) -> str:
     if row is None:
         return ""
     first, second = row.first.per_item or {}, row.second.per_item or {}
-    chosen = choose_changed(first, second, CARDS)
+    better = (second, first) if is_lower_better(row.first.name) else (first, second)
+    chosen = choose_changed(*better, CARDS)
     if not chosen:
         return "<p><small>No item changed its value.</small></p>"
     said = [{p.id: p.text for p in predictions} for predictions in compared.predictions]

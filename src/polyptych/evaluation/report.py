@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -93,10 +94,30 @@ def label(name: str) -> tuple[str, str]:
     return LABELS.get(stem, stem), flavour.rstrip("]")
 
 
+LOWER_IS_BETTER = frozenset(
+    {"chair_s", "chair_i", "hallucination_rate", "unparsable", "unreadable", "out_of_range"}
+)
+"""Metrics, without flavor, whose small values are the good ones."""
+
+
+def is_lower_better(name: str) -> bool:
+    """Whether a metric counts what is wrong."""
+    return name.partition("[")[0].partition(".")[0] in LOWER_IS_BETTER
+
+
 def percent(value: float) -> str:
     """A value times 100 with one decimal, with a true minus sign."""
     rounded = round(100 * value, 1) + 0.0  # no negative zero
     return f"{rounded:.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def written(value: float, points: float | None = None) -> str:
+    """A share as percent; a metric in ``points`` as it is; a dash where there is no number."""
+    if math.isnan(value):
+        return NOTHING
+    if points is None:
+        return percent(value)
+    return f"{value + 0.0:.{1 if points > 10 else 2}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def signed(value: float) -> str:
@@ -109,8 +130,20 @@ def p_text(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-def score_table(comparisons: Sequence[Comparison], systems: tuple[str, str], caption: str) -> str:
-    """Metrics of two systems, with dots and whiskers for the intervals."""
+def score_table(
+    comparisons: Sequence[Comparison],
+    systems: tuple[str, str],
+    caption: str,
+    points: Callable[[str], float | None] = lambda name: None,
+) -> str:
+    """Metrics of two systems, with dots and whiskers for the intervals.
+
+    Args:
+        comparisons: One per line.
+        systems: What the two are called.
+        caption: Of the table.
+        points: The largest value of a metric that is no share, from its name; None for shares.
+    """
     first, second = map(text, systems)
     head = (
         f'<table class="scores"><caption>{text(caption)}</caption><thead><tr>'
@@ -118,15 +151,18 @@ def score_table(comparisons: Sequence[Comparison], systems: tuple[str, str], cap
         f'<th scope="col" class="second">{second}</th><th scope="col">95 % intervals</th>'
         '<th scope="col">Difference</th><th scope="col">p</th></tr></thead><tbody>'
     )
-    rows = "".join(_score_row(comparison, systems) for comparison in comparisons)
+    rows = "".join(
+        _score_row(comparison, systems, points(comparison.first.name)) for comparison in comparisons
+    )
     return f'<div class="scroll">{head}{rows}</tbody></table></div>'
 
 
-def _score_row(comparison: Comparison, systems: tuple[str, str]) -> str:
+def _score_row(comparison: Comparison, systems: tuple[str, str], points: float | None) -> str:
     name, flavour = label(comparison.first.name)
-    low, high = comparison.difference.interval
+    difference, (low, high), p_value = comparison.difference
+    plus = "+" if difference > 0 else ""
     cells = "".join(
-        f'<td class="{kind}" data-label="{text(system)}">{percent(estimate.value)}</td>'
+        f'<td class="{kind}" data-label="{text(system)}">{written(estimate.value, points)}</td>'
         for kind, system, estimate in (
             ("first", systems[0], comparison.first),
             ("second", systems[1], comparison.second),
@@ -134,17 +170,17 @@ def _score_row(comparison: Comparison, systems: tuple[str, str]) -> str:
     )
     return (
         f'<tr><th scope="row">{text(name)} <small>{text(flavour)}</small></th>{cells}'
-        f'<td class="plot">{_whiskers(comparison)}</td>'
-        f'<td data-label="Difference">{signed(comparison.difference.value)} '
-        f"<small>[{percent(low)}, {percent(high)}]</small></td>"
-        f'<td data-label="p">{p_text(comparison.difference.p_value)}</td></tr>'
+        f'<td class="plot">{_whiskers(comparison, points)}</td>'
+        f'<td data-label="Difference">{plus}{written(difference, points)} '
+        f"<small>[{written(low, points)}, {written(high, points)}]</small></td>"
+        f'<td data-label="p">{p_text(p_value)}</td></tr>'
     )
 
 
-def _whiskers(comparison: Comparison) -> str:
+def _whiskers(comparison: Comparison, points: float | None) -> str:
     """Both values with their intervals on one axis; it ends at 100, or above the larger bound."""
     estimates = (comparison.first, comparison.second)
-    top = max(1.0, *(1.05 * estimate.interval.high for estimate in estimates))
+    top = max(points or 1.0, *(1.05 * estimate.interval.high for estimate in estimates))
     parts = []
     for kind, estimate, y in zip(("first", "second"), estimates, (7, 17), strict=True):
         low, high, at = (200 * v / top for v in (*estimate.interval, estimate.value))
@@ -153,7 +189,8 @@ def _whiskers(comparison: Comparison) -> str:
             f'<circle cx="{at:.1f}" cy="{y}" r="4"/></g>'
         )
     spoken = "; ".join(
-        f"{percent(e.interval.low)} to {percent(e.interval.high)}" for e in estimates
+        f"{written(e.interval.low, points)} to {written(e.interval.high, points)}"
+        for e in estimates
     )
     return (
         f'<svg viewBox="-5 0 210 24" role="img" aria-label="intervals {text(spoken)}">'

@@ -8,20 +8,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyptych.evaluation.published import PublishedRow, published_for
-from polyptych.evaluation.report import NOTHING, label, percent, text
+from polyptych.evaluation.report import NOTHING, is_lower_better, label, text, written
 from polyptych.evaluation.tasks import mme
 
 _HIDDEN = frozenset({"bleu_1", "bleu_2", "bleu_3"})
 """Steps on the way to BLEU-4; they stand in ``scores.json``."""
 
-POINTS = {f"{name}[official]": 200.0 * len(tasks) for name, tasks in mme.PARTS.items()}
-"""Metrics that are no shares, and their largest value."""
+_POINTS = {
+    **{("mme", name): 200.0 * len(tasks) for name, tasks in mme.PARTS.items()},
+    ("mmhal", "score"): 6.0,
+    ("chair", "length"): 100.0,
+}
+
+
+def points_of(task: str, metric: str) -> float | None:
+    """The largest value of a metric that papers print in points; None for shares."""
+    return _POINTS.get((task, metric.partition("[")[0].partition(".")[0]))
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One metric of one task."""
 
+    task: str
     name: str
     value: float
     low: float
@@ -31,8 +40,10 @@ class Row:
     """``majority`` and ``chance``, as far as there are any."""
 
     @classmethod
-    def read(cls, score: Mapping[str, Any], baselines: Mapping[str, Mapping[str, float]]) -> Row:
-        """From an entry of ``scores.json``; null is NaN."""
+    def read(
+        cls, task: str, score: Mapping[str, Any], baselines: Mapping[str, Mapping[str, float]]
+    ) -> Row:
+        """From an entry of a task's ``scores.json``; null is NaN."""
         numbers = [score["value"], *score["interval"]]
         value, low, high = (math.nan if number is None else number for number in numbers)
         own = {
@@ -40,7 +51,7 @@ class Row:
             for name, values in baselines.items()
             if score["name"] in values
         }
-        return cls(score["name"], value, low, high, score["count"], own)
+        return cls(task, score["name"], value, low, high, score["count"], own)
 
     @property
     def stem(self) -> str:
@@ -50,13 +61,11 @@ class Row:
     @property
     def top(self) -> float | None:
         """Largest value of a metric in points; None for shares."""
-        return POINTS.get(self.name)
+        return points_of(self.task, self.name)
 
     def written(self, value: float) -> str:
         """A value in the unit that papers print."""
-        if math.isnan(value):
-            return NOTHING
-        return f"{value:.1f}" if self.top is not None else percent(value)
+        return written(value, self.top)
 
 
 def anchor(name: str) -> str:
@@ -80,7 +89,7 @@ def overview_table(tasks: Sequence[tuple[str, str, Sequence[Row]]]) -> str:
     for name, title, rows in tasks:
         link = f'<a href="#{anchor(name)}">{text(title)}</a>'
         if not rows:
-            cells = f'<td class="source" colspan="{len(head) - 1}">scored by its server</td>'
+            cells = f'<td class="source" colspan="{len(head) - 1}">not scored here</td>'
         else:
             metric, flavor = label(rows[0].name)
             link += f"<br><small>{text(metric)} {text(flavor)}</small>"
@@ -110,10 +119,10 @@ def published_table(answerer: str, own: Row, rows: Sequence[tuple[PublishedRow, 
     if not math.isnan(own.value):
         interval = f"this run, {own.written(own.low)} to {own.written(own.high)}"
         entries.append((factor * own.value, answerer, interval, ' class="ours"'))
-    entries.sort(key=lambda entry: -entry[0])
+    entries.sort(key=lambda entry: entry[0], reverse=not is_lower_better(own.name))
     lines = [
         f'<tr{kind}><th scope="row">{text(model)}</th>'
-        f'<td data-label="{text(label(own.name)[0])}">{value:.1f}</td>'
+        f'<td data-label="{text(label(own.name)[0])}">{own.written(value / factor)}</td>'
         f'<td class="source" data-label="Source">{text(source)}</td></tr>'
         for value, model, source, kind in entries
     ]
@@ -139,8 +148,10 @@ def _best_published(task: str, row: Row) -> str:
     rows = published_for(task, row.stem)
     if not rows:
         return f'<td data-label="Published">{NOTHING}</td>'
-    best, value = max(rows, key=lambda entry: entry[1])
-    return f'<td data-label="Published">{value:.1f} <small>{text(best.model)}</small></td>'
+    better = min if is_lower_better(row.name) else max
+    best, value = better(rows, key=lambda entry: entry[1])
+    shown_value = row.written(value if row.top is not None else value / 100)
+    return f'<td data-label="Published">{shown_value} <small>{text(best.model)}</small></td>'
 
 
 def _whisker(row: Row) -> str:

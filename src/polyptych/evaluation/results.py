@@ -15,6 +15,7 @@ from typing import Any
 from polyptych.data.records import read_json
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.answers_file import Answers, read_answers
+from polyptych.evaluation.judge import with_recorded_replies
 from polyptych.evaluation.runner import PREDICTIONS_FILE, SCORES_FILE
 from polyptych.evaluation.scorers import Estimate, Measurement, estimate, image_clusters, measure
 from polyptych.evaluation.task import Task
@@ -47,7 +48,8 @@ class Result:
             PolyptychError: If its files are gone.
         """
         try:
-            return find_again(self.record.get("origin", {}))
+            task = find_again(self.record.get("origin", {}))
+            return with_recorded_replies(task, self.folder)
         except PolyptychError as error:
             raise PolyptychError(f"{self.folder / SCORES_FILE}: {error}") from error
 

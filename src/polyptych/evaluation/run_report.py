@@ -18,7 +18,7 @@ from polyptych.evaluation.demon.aggregation import Summary
 from polyptych.evaluation.demon.benchmark import SUMMARY_FILE
 from polyptych.evaluation.demon.report import category_rows, remarks
 from polyptych.evaluation.published import published_for
-from polyptych.evaluation.report import gallery, label, page, text
+from polyptych.evaluation.report import gallery, is_lower_better, label, page, text
 from polyptych.evaluation.report_cards import Answer, card, choose, with_kinds
 from polyptych.evaluation.report_scores import (
     Row,
@@ -86,7 +86,7 @@ class Part:
         baselines = {
             name: baseline["values"] for name, baseline in record.get("baselines", {}).items()
         }
-        rows = [Row.read(score, baselines) for score in record["scores"]]
+        rows = [Row.read(self.name, score, baselines) for score in record["scores"]]
         first = headline(self.name, [row.name for row in rows])
         return sorted(rows, key=lambda row: row.name != first)
 
@@ -107,6 +107,12 @@ class Part:
         """Id to its value of the ranking metric."""
         name = self.ranking
         return {i: own[name] for i, own in self.items.items() if name is not None and name in own}
+
+    @property
+    def merits(self) -> dict[str, float]:
+        """The same with more as better."""
+        sign = -1 if self.ranking is not None and is_lower_better(self.ranking) else 1
+        return {identity: sign * value for identity, value in self.values.items()}
 
     @cached_property
     def predictions(self) -> dict[str, dict[str, Any]]:
@@ -183,7 +189,7 @@ def _task(part: Part, count: int) -> str:
     decoding = settings_text(record)
     lines.append(f"<p>{record['count']:,} items{shared}; {text(decoding)}.</p>")
     if not part.rows:
-        lines.append("<p>Its answers are not public: its server scores the predictions.</p>")
+        lines.append("<p>Not scored here: its server or a judge does that.</p>")
         return "".join([*lines, "</section>"])
     lines.append(task_table(part.rows))
     for row in part.rows:
@@ -199,7 +205,7 @@ def _task(part: Part, count: int) -> str:
 
 
 def _gallery(part: Part, count: int) -> str:
-    chosen = choose(part.values, count)
+    chosen = choose(part.merits, count)
     if not chosen or part.ranking is None:
         return (
             "<p><small>No item stands out: all have the same value, or none of its own.</small></p>"
@@ -253,7 +259,7 @@ def _answers_of(parts: Sequence[Part], count: int) -> str:
     cards = [
         (kind, f'<p class="of">{text(part.name)}</p>' + card(example, [_said(part, example.id)]))
         for part in parts
-        for kind, example in with_kinds(choose(part.values, count), part.examples, OUTCOMES)
+        for kind, example in with_kinds(choose(part.merits, count), part.examples, OUTCOMES)
     ]
     cards.sort(key=lambda entry: list(OUTCOMES).index(entry[0]))
     return f"<section><h2>Answers to DEMON</h2>{gallery('demon', cards, OUTCOMES)}</section>"

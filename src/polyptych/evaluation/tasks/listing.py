@@ -13,6 +13,12 @@ from polyptych.evaluation.tasks.catalog import BENCHMARKS
 from polyptych.evaluation.tasks.finding import DEMON
 from polyptych.evaluation.tasks.storybook import SCORERS
 
+_SCORED = {
+    "local": "here",
+    "server": "by its server (evaluate writes the file), or here with its answers",
+    "judge": "by a judge (evaluate --judge NAME)",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
@@ -96,7 +102,7 @@ def describe(name: str) -> str:
         "files": "\n         ".join(task.files) or "none",
         "licence": task.license,
         "source": task.source,
-        "scored": "here" if task.scoring == "local" else "by its server, or here with its answers",
+        "scored": _SCORED[task.scoring],
     }
     body = "\n".join(f"{key + ':':<9}{value}" for key, value in fields.items())
     return f"{task.name}: {task.title}\n{body}"
