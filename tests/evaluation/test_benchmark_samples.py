@@ -20,7 +20,7 @@ from polyptych.schema import Example, Prediction
 from polyptych.testing import tiny_model, tiny_processor
 
 DRAWN = [name for name, benchmark in BENCHMARKS.items() if benchmark.sample is not None]
-HIGHEST = {"perception": 1000.0, "cider": 9.0}
+HIGHEST = {"perception": 1000.0, "cider": 9.0, "chair_s": 0.0}
 """What right answers reach at least, where it is not 1."""
 
 
