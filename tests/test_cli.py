@@ -32,6 +32,7 @@ COMMANDS = [
     ["score"],
     ["parity"],
     ["reproduce"],
+    ["merge"],
     ["demo"],
     ["doctor"],
     ["convert"],

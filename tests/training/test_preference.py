@@ -121,7 +121,7 @@ def test_the_reference_is_computed_once_and_refused_to_others(
     assert len(seen) == 1
 
     other = saved_llava(tmp_path / "other", seed=1)
-    with pytest.raises(PolyptychError, match="of another reference: start was"):
+    with pytest.raises(PolyptychError, match="of another reference: weights was"):
         run(other, tmp_path / "fourth", settings)
     with pytest.raises(PolyptychError, match="variant was 'plain', is 'released'"):
         run(model, tmp_path / "fifth", settings.model_copy(update={"variant": "released"}))

@@ -14,6 +14,7 @@ from polyptych.cli import (
     evaluating,
     first_steps,
     improving,
+    merging,
     scoring,
     training,
 )
@@ -26,7 +27,7 @@ app = command_group(
     "Language models that read several pictures together: train, run and score them.",
     'polyptych ask --image a.jpg --image b.jpg "What do these have in common?"',
 )
-for part in (asking, training, evaluating, scoring, comparing, improving, first_steps):
+for part in (asking, training, evaluating, scoring, comparing, improving, merging, first_steps):
     app.add_typer(part.commands)  # without a name: its commands stand beside the others
 
 app.add_typer(data.commands, name="data")

@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from polyptych.data.preferences import read_pairs
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.local_model import model_hash
 from polyptych.models.checkpoint import load_model, resolve
+from polyptych.models.merging import BASE, describe_base
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.schema import PreferencePair
 from polyptych.training.arguments import batch_split
@@ -100,7 +99,8 @@ def tune(
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     start, processor = load_model(model, dtype=dtype)
     check_branching(start, settings.max_length or processor.max_length or 0)
-    told = {"pairs": _fingerprint(pairs), "model": _description(start)}
+    base = describe_base(start)
+    told = {"pairs": _fingerprint(pairs), "model": base}
     with args.main_process_first(local=False, desc="opening the run's folder"):
         checkpoint = folder.open(settings, told, resume=resume, is_main=args.process_index == 0)
     if folder.result.exists():
@@ -125,7 +125,7 @@ def tune(
         tracker,
         args,
     )
-    decided = {**told["model"], **_decides_reference(settings, processor)}
+    decided = {**base, **_decides_reference(settings, processor)}
     with args.main_process_first(local=False, desc="computing the reference"):
         path = Path(settings.reference) if settings.reference else folder.reference
         trainer.fill_reference(ReferenceLogProbs(path, decided))
@@ -134,7 +134,10 @@ def tune(
     finally:
         tracker.close()
     if trainer.is_world_process_zero():
-        _finish(folder, trainer, resolve(model), tracker.last)
+        source = Path(resolve(model))
+        name = str(source.resolve() if source.exists() else source)
+        trainer.learner.peft_config["default"].base_model_name_or_path = name
+        _finish(folder, trainer, base, tracker.last)
     return folder.adapter
 
 
@@ -181,10 +184,6 @@ def _fingerprint(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     return {"pairs": len(pairs), "hash": digest.hexdigest()[:12]}
 
 
-def _description(model: PreTrainedModel) -> dict[str, Any]:
-    return {"type": model.config.model_type, "start": model_hash(model)}
-
-
 def _decides_reference(
     settings: PreferenceSettings, processor: PolyptychProcessor
 ) -> dict[str, Any]:
@@ -193,7 +192,6 @@ def _decides_reference(
         "rows": asdict(processor.settings),
         "max_length": settings.max_length,
         "variant": settings.variant,
-        "precision": settings.precision,
         "cached_features": settings.feature_cache is not None,  # they are rounded
     }
 
@@ -218,15 +216,14 @@ def _features(
     return cache
 
 
-def _finish(folder: TuningFolder, trainer: Any, start: str, last: dict[str, Any]) -> None:
+def _finish(folder: TuningFolder, trainer: Any, base: dict[str, str], last: dict[str, Any]) -> None:
     """Save the adapter, and what is known at the end."""
-    model = trainer.model
-    model.peft_config["default"].base_model_name_or_path = start
     partial = folder.adapter.with_name("adapter.partial")
     with said_if_unsaved(folder.adapter):
         shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial, save_embedding_layers=False)
+        trainer.learner.save_pretrained(partial, save_embedding_layers=False)
         (partial / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
+        folder.write_json(partial / BASE, base)
         shutil.rmtree(folder.adapter, ignore_errors=True)
         partial.replace(folder.adapter)
     steps = trainer.state.global_step

@@ -21,11 +21,11 @@ from trl import DPOConfig, DPOTrainer
 
 from polyptych.errors import PolyptychError
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.training.adapters import CONNECTOR, lora_config
 from polyptych.training.branching import scored_logits
 from polyptych.training.checkpoints import WEIGHTS, load_trained, trained_parameters
 from polyptych.training.dpo import answer_log_probs, dpo_loss
 from polyptych.training.freezing import checkpoint_frozen_layers, set_to_eval
+from polyptych.training.lora import CONNECTOR, lora_config
 from polyptych.training.preference_data import PreferenceCollator
 from polyptych.training.preference_settings import PreferenceSettings
 from polyptych.training.reference_log_probs import ReferenceLogProbs, pair_hash

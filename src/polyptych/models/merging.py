@@ -1,0 +1,173 @@
+"""An adapter becomes part of its model: a plain folder that needs no PEFT, checked before it stays.
+
+Published scripts merge in half precision and look no further. Here the merged folder is read back
+and has to answer as base and adapter do together.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from polyptych.errors import PolyptychError
+from polyptych.evaluation.local_model import model_hash
+from polyptych.models.blip2_conversion import refuse_existing
+from polyptych.models.checkpoint import first_line, load_model
+from polyptych.models.processor import PolyptychProcessor
+
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""PEFT's names."""
+
+BASE = "base.json"
+"""Beside an adapter of ours: which model it was learned on."""
+
+Precision = Literal["float32", "float16", "bfloat16"]
+
+TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+"""Largest difference of logits that passes, as a share of the largest logit; the rest is rounding
+of the stored weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """What was merged, and how far the result is from base and adapter together."""
+
+    base: str
+    folder: Path
+    drift: float
+    """Largest difference of logits, as a share of the largest one."""
+    effect: float
+    """The same between the result and the base alone: what the adapter does."""
+
+
+def describe_base(model: Any) -> dict[str, str]:
+    """What tells the model that an adapter is learned on from others, also under another name."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"type": model.config.model_type, "weights": model_hash(model), "dtype": dtype}
+
+
+def merge_adapter(
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    precision: Precision = "float32",
+) -> Merge:
+    """Put an adapter's weights into its base and save the model with its processor.
+
+    Args:
+        adapter: Folder in PEFT's layout.
+        out: The new folder; nothing is overwritten, and nothing is left here after an error.
+        base: Folder or name of the model; None: the one that the adapter names.
+        precision: Type of the stored weights.
+
+    Raises:
+        PolyptychError: If the adapter cannot be read, belongs to another base, or the merged folder
+            does not answer as both together do.
+    """
+    out, adapter = Path(out), Path(adapter)
+    refuse_existing(out)
+    fields = _read_json(adapter / ADAPTER_CONFIG)
+    name = str(base or fields.get("base_model_name_or_path") or "")
+    if not name:
+        raise PolyptychError(f"{adapter}: does not say which model it belongs to; name the base")
+    _check_base(adapter, name)
+    model, processor = load_model(name)
+    probe = probe_inputs(processor)
+    alone = _logits(model, probe)
+    adapted = _with_adapter(model, adapter)
+    before = _logits(adapted, probe)
+    merged = adapted.merge_and_unload()
+    with _saved_aside(out) as partial:
+        merged.to(getattr(torch, precision)).save_pretrained(partial)
+        processor.save_pretrained(partial)
+        after = _logits(load_model(partial)[0], probe)
+        report = Merge(name, out, _distance(after, before), _distance(after, alone))
+        if not report.drift <= TOLERANCES[precision]:
+            raise PolyptychError(
+                f"{out}: not written: its logits are {report.drift:.1e} off those of {name} with "
+                f"{adapter}, more than {TOLERANCES[precision]:.0e}"
+            )
+    return report
+
+
+def probe_inputs(processor: PolyptychProcessor) -> Any:
+    """Two prompts for comparing models: with two pictures of noise, and without any."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (2, 48, 48, 3), generator=generator, dtype=torch.uint8)
+    pictures = [Image.fromarray(pixels.numpy()) for pixels in noise]
+    return processor(
+        images=[pictures, []],
+        text=["What do these pictures have in common?", "What is a polyptych?"],
+    )
+
+
+@torch.inference_mode()
+def _logits(model: Any, probe: Any) -> Tensor:
+    return model.eval()(**probe, use_cache=False).logits[probe["attention_mask"].bool()].float()
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """The model with the adapter switched on; every tensor of the file in its place."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    try:
+        with safe_open(folder / ADAPTER, "pt") as file:
+            saved = set(file.keys())
+        adapted = PeftModel.from_pretrained(model, folder)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise PolyptychError(f"{folder}: no adapter for this model: {first_line(error)}") from error
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if saved != expected:
+        odd = sorted(saved ^ expected)
+        raise PolyptychError(
+            f"{folder}: no adapter for this model: {len(odd)} tensors have no counterpart: {odd[0]}"
+        )
+    return adapted
+
+
+def _check_base(adapter: Path, name: str) -> None:
+    if not (adapter / BASE).exists():  # not made here
+        return
+    noted = _read_json(adapter / BASE)
+    found = model_hash(load_model(name, dtype=getattr(torch, noted["dtype"]))[0])
+    if noted["weights"] != found:
+        raise PolyptychError(
+            f"{adapter} was learned on weights {noted['weights']}; those of {name} are {found}"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PolyptychError(f"{path.parent}: no adapter here: {error}") from error
+
+
+@contextmanager
+def _saved_aside(out: Path) -> Iterator[Path]:
+    """A folder that gets its name at the end, or vanishes."""
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(out)
+    except OSError as error:
+        raise PolyptychError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
