@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from polyptych.evaluation.task import GenerationSettings
 from polyptych.schema import Example
 
 
+@runtime_checkable
 class Answerer(Protocol):
     """Answers examples in batches."""
 
