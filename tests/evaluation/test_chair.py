@@ -12,6 +12,7 @@ import pytest
 
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.scorers import estimate
+from polyptych.evaluation.scoring.amber import amber, amber_scorer
 from polyptych.evaluation.scoring.chair import (
     FLAVORS,
     CaptionChair,
@@ -304,3 +305,30 @@ def test_the_scorer_gives_four_numbers_and_the_length(flavor: Flavor) -> None:
     assert found[f"length[{flavor}]"].value == 3.5
     with pytest.raises(PolyptychError, match="'3': no list 'objects'"):
         chair_scorer(WORDS, flavor)([Example("3", asked)], [Prediction("3", "x")])
+
+
+# AMBER.
+
+
+def test_amber_by_hand() -> None:
+    assert amber({"dog", "car"}, {"dog", "bus", "vase", "tie"}, {"car"}) == (0.5, 0.25, 1.0, 0.5)
+    assert amber(set(), {"dog"}) == (None, 0.0, 0.0, None)
+    assert amber({"dog"}, set()) == (1.0, None, 1.0, 0.0)
+
+
+def test_amber_counts_objects_once_and_means_over_captions() -> None:
+    asked = (Message("user", (TextBlock("?"),)),)
+    examples = [
+        Example("1", asked, metadata={"objects": ["dog", "vase"], "likely": ["bird"]}),
+        Example("2", asked, references=("A man.",), metadata={"objects": ["bus"]}),
+    ]
+    answers = [
+        Prediction("1", "A dog, a puppy and birds."),
+        Prediction("2", "People wait for a bus."),
+    ]
+    measured = amber_scorer(WORDS)(examples, answers)
+    found = {m.name: estimate(m, resamples=20).value for m in measured}
+    assert found["amber_chair[fixed]"] == 0.25
+    assert found["amber_cover[fixed]"] == 0.75
+    assert found["amber_hal[fixed]"] == 0.5
+    assert found["amber_cog[fixed]"] == 0.25

@@ -312,7 +312,7 @@ def chair_scorer(words: ObjectWords, flavor: Flavor) -> Scorer:
         for example, prediction in zip(examples, predictions, strict=True):
             if flavor == "released" and not prediction.text:
                 continue
-            truth = finder.truth(_objects_of(example), example.references)
+            truth = finder.truth(objects_of(example), example.references)
             judged.append(chair(finder, prediction.text, truth))
             ids.append(example.id)
         names, rows = _rows(judged)
@@ -326,7 +326,12 @@ def chair_scorer(words: ObjectWords, flavor: Flavor) -> Scorer:
     return score
 
 
-def _objects_of(example: Example) -> Sequence[str]:
+def objects_of(example: Example) -> Sequence[str]:
+    """The annotated objects of an example's image.
+
+    Raises:
+        PolyptychError: If its metadata have no list of them.
+    """
     objects = example.metadata.get("objects")
     if not isinstance(objects, list | tuple) or not all(isinstance(o, str) for o in objects):
         raise PolyptychError(f"example {example.id!r}: no list 'objects' in its metadata")
