@@ -6,8 +6,9 @@ to be imagined there:
     chair = 1 - |R and A| / |R|    cover = |R and A| / |A|
     hal = chair > 0                cog = |R and H| / |R|
 
-The benchmark's numbers are means over captions; a caption counts where its denominator is not zero. Objects are found as :mod:`polyptych.evaluation.scoring.chair`
-finds them; AMBER's own script takes nouns with a tagger and compares them by word vectors.
+The benchmark's numbers are means over captions; a caption counts where its denominator is not zero.
+Objects are found as :mod:`polyptych.evaluation.scoring.chair` finds them; AMBER's own script takes
+nouns with a tagger and compares them by word vectors.
 """
 
 from __future__ import annotations
