@@ -12,7 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from polyptych.data import dataset as module
-from polyptych.data.dataset import ExampleDataset, LoadedExample, mixture
+from polyptych.data.dataset import ExampleDataset, LoadedExample
+from polyptych.data.mixture import mixture
 from polyptych.data.records import read_records, write_records
 from polyptych.errors import PolyptychError
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock

@@ -34,15 +34,14 @@ class Stopped(Exception):
 
 def mixed(out: Path, **kwargs: Any) -> None:
     """Train on texts and pictures mixed, with validation examples that do not divide either."""
-    examples = tiny_examples(11, COUNTS)
-    kwargs.setdefault("model", small_model())
-    run(
-        out,
-        small_recipe(**MIXED),
-        train_examples=examples,
-        validation_examples=tiny_examples(3),
+    kwargs = {
+        "recipe": small_recipe(**MIXED),
+        "model": small_model(),
+        "train_examples": tiny_examples(11, COUNTS),
+        "validation_examples": tiny_examples(3),
         **kwargs,
-    )
+    }
+    run(out, **kwargs)
 
 
 def stopped(out: Path, step: int, **kwargs: Any) -> None:
@@ -80,15 +79,20 @@ def with_gradients(path: Path, action: Any) -> None:
         SupervisedTrainer._clip_grad_norm = original  # type: ignore[method-assign]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, parallel: str) -> None:
     """All runs of the two processes, in one start of them."""
     torch.set_num_threads(1)
-    with_gradients(folder / "two.safetensors", lambda: mixed(folder / "two"))
-    stopped(folder / "two-then-one", 3)
-    mixed(folder / "one-then-two")
+    if parallel == "ddp":
+        with_gradients(folder / "two.safetensors", lambda: mixed(folder / "two"))
+        stopped(folder / "two-then-one", 3)
+        mixed(folder / "one-then-two")
+    else:
+        mixed(folder / "whole", parallel=parallel)
+        stopped(folder / "cut", 3, parallel=parallel)
+        mixed(folder / "cut", parallel=parallel)
     if os.environ["RANK"] == "0":
         (folder / "done").touch()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

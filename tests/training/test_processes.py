@@ -1,4 +1,4 @@
-"""Two processes (torchrun, gloo) learn what one learns; texts and pictures mixed; resumed by one."""
+"""Two processes (torchrun, gloo) learn what one learns; texts and pictures mixed; one goes on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from process_runs import mixed, stopped, with_gradients
 from safetensors.torch import load_file
 from training_runs import logged
 
+from polyptych.errors import PolyptychError
 from polyptych.models.checkpoint import load_model
+from polyptych.training.checkpoints import check_processes
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "src"
@@ -33,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     with_gradients(folder / "one.safetensors", lambda: mixed(folder / "one"))
     stopped(folder / "one-then-two", 3)
-    done = torchrun(HERE / "process_runs.py", folder)
+    done = torchrun(HERE / "process_runs.py", folder, "ddp")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "done").exists()
     mixed(folder / "two-then-one")
@@ -62,6 +64,28 @@ def test_gradients_are_those_of_one_process(runs: Path) -> None:
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-6, rtol=1e-3, msg=name)
     assert max(float(value.abs().max()) for value in one.values()) > 1e-3
+
+
+@pytest.mark.slow
+def test_sharded_weights_learn_the_same_and_go_on(tmp_path: Path) -> None:
+    """FSDP2, texts and pictures mixed: no process waits, and saved models are whole."""
+    mixed(tmp_path / "one")
+    done = torchrun(HERE / "process_runs.py", tmp_path, "fsdp2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("whole", "cut"):
+        for number in NUMBERS:
+            expected = logged(tmp_path / "one", number)
+            assert logged(tmp_path / name, number) == pytest.approx(expected, abs=1e-4, rel=1e-3)
+        weights = load_model(tmp_path / name / "final")[0].state_dict()
+        for key, value in load_model(tmp_path / "one" / "final")[0].state_dict().items():
+            torch.testing.assert_close(weights[key], value, atol=1e-3, rtol=0, msg=key)
+
+
+def test_a_checkpoint_that_was_spread_in_another_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "processes.json").write_text('{"parallel": "fsdp2", "processes": 8}')
+    check_processes(tmp_path, "fsdp2")
+    with pytest.raises(PolyptychError, match="was saved under fsdp2, this run is ddp"):
+        check_processes(tmp_path, "ddp")
 
 
 def test_each_step_is_logged_once(runs: Path) -> None:

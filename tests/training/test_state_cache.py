@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from polyptych.data.collation import Collator
-from polyptych.data.dataset import ExampleDataset, mixture
+from polyptych.data.dataset import ExampleDataset
+from polyptych.data.mixture import mixture
 from polyptych.data.records import write_records
 from polyptych.errors import PolyptychError
 from polyptych.language.state_cache import StateCache

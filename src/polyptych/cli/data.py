@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from polyptych.cli.common import USER_ERROR, ModelOption, command_group, example
+from polyptych.cli.common import (
+    USER_ERROR,
+    DeviceOption,
+    ModelOption,
+    command_group,
+    example,
+    find_device,
+    hide_bars,
+)
 from polyptych.errors import PolyptychError
 
 commands = command_group("Make, show and check data sets.", "polyptych data check my_data/")
@@ -77,3 +85,49 @@ def check(
     typer.echo(report.summary)
     if not report.ok:
         raise typer.Exit(USER_ERROR)
+
+
+@commands.command(
+    epilog=example("polyptych data shard data/stories --out data/stories-shards --format tar")
+)
+def shard(
+    path: Annotated[Path, typer.Argument(help="A file or folder of any known format.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards.")],
+    kind: Annotated[str, typer.Option("--format", help="parquet or tar.")] = "parquet",
+    per_shard: Annotated[int, typer.Option(min=1, help="Examples of a shard.")] = 1000,
+) -> None:
+    """Pack a data set with its pictures into shards, for training on more than a disk holds."""
+    from polyptych.data.readers import read_examples
+    from polyptych.data.shard_writing import write_shards
+
+    written = write_shards(out, read_examples(path), kind, per_shard)
+    typer.echo(f"{written} examples in {out}")
+
+
+@commands.command(
+    epilog=example("polyptych data features data/stories --cache runs/features --ray local")
+)
+def features(
+    path: Annotated[Path, typer.Argument(help="A file or folder of any known format.")],
+    cache: Annotated[Path, typer.Option(help="Folder, as in a recipe's data.feature_cache.")],
+    model: ModelOption = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Ray cluster: auto, ray://... or local."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the cluster.")] = 2,
+    device: DeviceOption = None,
+) -> None:
+    """Compute the image features of a data set beforehand.
+
+    A killed call goes on where it stopped.
+    """
+    from polyptych.data.cluster import Cluster
+    from polyptych.data.readers import read_examples
+    from polyptych.models.image_features import cache_image_features
+
+    hide_bars()
+    cluster = None if ray is None else Cluster(ray, workers)
+    device = find_device(device)
+    filled = cache_image_features(model, read_examples(path), cache, cluster=cluster, device=device)
+    typer.echo(f"features of {len(filled)} images in {cache}")

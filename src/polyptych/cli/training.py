@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from polyptych.cli.common import example, hide_bars
+from polyptych.errors import PolyptychError
 
 commands = typer.Typer()
 
@@ -29,17 +30,55 @@ def train(
     resume: Annotated[
         bool, typer.Option(help="Go on with what the folder holds, or start again.")
     ] = True,
+    parallel: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="ddp, fsdp2, zero2, zero3 or a JSON file, under torchrun."
+        ),
+    ] = "ddp",
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Folder or hub name of a model of transformers to adapt."
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="What is put on it: sam, camml, vpgc, or some of them."),
+    ] = None,
 ) -> None:
     """Train a model by a recipe.
 
-    A killed run goes on where it stopped.
+    With --base a model of transformers is trained with methods on it: polyptych train modern
+    --base llava-hf/llava-onevision-qwen2-0.5b-ov-hf --methods sam,vpgc. A killed run goes on where
+    it stopped, also with another number of processes:
+    torchrun --nproc-per-node 2 -m polyptych.cli train ...
     """
     from polyptych.recipes import load_recipe
+    from polyptych.training.parallel import leave_processes
     from polyptych.training.supervised import train as run
 
     hide_bars()
     chosen = load_recipe(recipe).with_overrides(overrides or [])
-    result = run(chosen, out=out or Path("runs", chosen.name), resume=resume, progress=True)
+    folder = out or Path("runs", chosen.name)
+    if base is None and methods is not None:
+        raise PolyptychError(f"--methods {methods} need a --base to be put on")
+    model = processor = None
+    if base is not None:
+        from polyptych.adapters.training import adapted_for
+
+        model, processor = adapted_for(chosen, base, methods)
+    result = run(
+        chosen,
+        out=folder,
+        resume=resume,
+        parallel=parallel,
+        model=model,
+        processor=processor,
+        progress=True,
+    )
+    if not leave_processes():
+        return
     typer.echo(f"{result.steps} steps, loss {result.loss:.4f}; model in {result.final}")
     if result.best is not None:
         typer.echo(f"best on validation: step {result.best_step} in {result.best}")

@@ -6,7 +6,6 @@ file once per item. A native JSONL file is indexed by byte offsets, so it may be
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -82,7 +81,7 @@ class ExampleDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         example = self._source[index]
-        images = _load_all(example) if self.load_images else ()
+        images = load_all(example) if self.load_images else ()
         loaded = LoadedExample(example, images)
         return loaded if self.transform is None else self.transform(loaded)
 
@@ -141,93 +140,10 @@ def _open_source(path: Path) -> _Lines | Sequence[Example]:
     return list(read_examples(path, source_format))
 
 
-def _load_all(example: Example) -> tuple[Image.Image, ...]:
+def load_all(example: Example) -> tuple[Image.Image, ...]:
     """Decode each different image once, also where an example shows it several times."""
     decoded: dict[ImageRef, Image.Image] = {}
     for ref in example.images:
         if ref not in decoded:
             decoded[ref] = load_image(ref, where=f"example {example.id!r}")
     return tuple(decoded[ref] for ref in example.images)
-
-
-class Mixture(Dataset[Any]):
-    """Several datasets as one, in fixed shares and a fixed order; made by `mixture`."""
-
-    def __init__(self, datasets: Sequence[Examples], items: Sequence[tuple[int, int]]) -> None:
-        self.datasets = list(datasets)
-        self.items = np.asarray(items, dtype=np.int64).reshape(-1, 2)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Any:
-        source, item = self.items[index]
-        return self.datasets[source][int(item)]
-
-
-def mixture(
-    datasets: Sequence[Examples],
-    weights: Sequence[float],
-    seed: int = 0,
-    length: int | None = None,
-    block: int | None = None,
-) -> Mixture:
-    """Mix datasets in exact shares; no item comes again before all of its dataset have come.
-
-    Args:
-        datasets: What to mix.
-        weights: Share of each dataset, in any unit.
-        seed: Decides the order; equal arguments give the equal mixture.
-        length: Items of the mixture; by default as many as the datasets have together.
-        block: Every so many items hold the shares exactly, too (the examples of one step).
-
-    Raises:
-        PolyptychError: For weights that do not fit the datasets, a weighted but empty dataset, or
-            shares that are no whole numbers of a block.
-    """
-    if len(weights) != len(datasets):
-        raise PolyptychError(f"{len(datasets)} dataset(s) but {len(weights)} weight(s)")
-    if not datasets or min(weights) < 0 or sum(weights) <= 0:
-        raise PolyptychError(f"weights must be positive, got {list(weights)}")
-    sizes = [len(dataset) for dataset in datasets]
-    rng = random.Random(f"mixture:{seed}")
-    orders: list[list[int]] = []
-    for source, count in enumerate(_shares(weights, sum(sizes) if length is None else length)):
-        if count and not sizes[source]:
-            raise PolyptychError(f"dataset {source + 1} of the mixture is empty")
-        order: list[int] = []
-        while len(order) < count:
-            order += rng.sample(range(sizes[source]), sizes[source])
-        orders.append(order[:count])
-    # Shuffling the sources alone keeps each source's order, and with it the promise above.
-    sources = [source for source, order in enumerate(orders) for _ in order]
-    if block is None:
-        rng.shuffle(sources)
-    else:
-        sources = _blocks(weights, block, len(sources), rng)
-    rest = [iter(order) for order in orders]
-    return Mixture(datasets, [(source, next(rest[source])) for source in sources])
-
-
-def _blocks(weights: Sequence[float], block: int, total: int, rng: random.Random) -> list[int]:
-    """Sources in an order whose every ``block`` items hold each share exactly."""
-    counts = [weight / sum(weights) * block for weight in weights]
-    if total % block or any(abs(count - round(count)) > 1e-6 for count in counts):
-        shares = ", ".join(f"{count:g}" for count in counts)
-        raise PolyptychError(f"exact shares of {block} of {total} items would be {shares}")
-    sources = []
-    for _ in range(total // block):
-        part = [source for source, count in enumerate(counts) for _ in range(round(count))]
-        rng.shuffle(part)
-        sources += part
-    return sources
-
-
-def _shares(weights: Sequence[float], total: int) -> list[int]:
-    """Whole numbers in proportion to the weights that add up to ``total`` (largest remainders)."""
-    exact = [weight / sum(weights) * total for weight in weights]
-    counts = [int(share) for share in exact]
-    by_rest = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
-    for index in by_rest[: total - sum(counts)]:
-        counts[index] += 1
-    return counts

@@ -61,6 +61,16 @@ def load_image(ref: ImageRef, *, where: str = "") -> Image.Image:
             raise PolyptychError(f"{name} cannot be decoded: {error}") from error
 
 
+def read_image_bytes(ref: ImageRef, *, where: str = "") -> bytes:
+    """The encoded file of an image, as it is.
+
+    Raises:
+        PolyptychError: When it cannot be read.
+    """
+    place = f"{where}: " if where else ""
+    return _read(ref, f"{place}image {ref.path or 'given as bytes'}")
+
+
 def image_hash(ref: ImageRef) -> str:
     """SHA-256 of the encoded file: the key under which features of an image are cached.
 

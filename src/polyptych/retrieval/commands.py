@@ -27,6 +27,10 @@ BatchOption = Annotated[int, typer.Option(min=1, help="Pictures or texts encoded
 WorkersOption = Annotated[
     int, typer.Option(min=0, help="Processes of a Ray cluster; 0 for this one alone.")
 ]
+RayOption = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Ray cluster: auto, ray://host:10001 or local."),
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 
 
@@ -52,6 +56,7 @@ def build(
     ] = "auto",
     batch_size: BatchOption = 64,
     workers: WorkersOption = 0,
+    ray: RayOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Embed a data set and index it.
@@ -67,7 +72,7 @@ def build(
     chosen: Any = {"key": key, "kind": kind}
     _quiet()
     loaded = load_encoder(encoder or DEFAULT_ENCODER, device=device)
-    settings = _settings(batch_size, workers)
+    settings = _settings(batch_size, workers, ray)
     report = build_index(read_examples(data), out, loaded, **chosen, settings=settings)
     _show_report(report, out)
 
@@ -78,6 +83,7 @@ def add(
     encoder: EncoderOption = None,
     batch_size: BatchOption = 64,
     workers: WorkersOption = 0,
+    ray: RayOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Add entries to an index; what is in it is not computed again.
@@ -91,7 +97,7 @@ def add(
 
     _quiet()
     loaded = load_encoder(encoder or read_info(index).encoder, device=device)
-    settings = _settings(batch_size, workers)
+    settings = _settings(batch_size, workers, ray)
     _show_report(add_to_index(read_examples(data), index, loaded, settings=settings), index)
 
 
@@ -151,6 +157,7 @@ def neighbors(
     encoder: EncoderOption = None,
     batch_size: BatchOption = 64,
     workers: WorkersOption = 0,
+    ray: RayOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Find the shots of every example of a data set, once, for training and answering."""
@@ -171,7 +178,7 @@ def neighbors(
         retriever,
         out,
         settings=chosen,
-        embedding=_settings(batch_size, workers),
+        embedding=_settings(batch_size, workers, ray),
     )
     typer.echo(f"{table.mean_count:.1f} neighbors of each of {len(table)} examples in {out}")
 
@@ -218,10 +225,13 @@ def _quiet() -> None:
     disable_progress_bar()
 
 
-def _settings(batch_size: int, workers: int) -> Any:
+def _settings(batch_size: int, workers: int, ray: str | None) -> Any:
+    from polyptych.data.cluster import Cluster
     from polyptych.retrieval.inputs import Embedding
 
-    return Embedding(batch_size, workers)
+    if ray is not None:
+        workers = workers or Cluster().workers
+    return Embedding(batch_size, workers, ray)
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

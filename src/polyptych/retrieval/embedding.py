@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from polyptych.data.cluster import Cluster, Compute, on_ray
 from polyptych.data.images import load_image
 from polyptych.errors import PolyptychError
 from polyptych.files import write_aside
@@ -109,53 +110,32 @@ def serially(encoder: Encoder, modality: Modality) -> Runner:
     return run
 
 
-def through_ray(encoder: Encoder, modality: Modality, workers: int) -> Runner:
-    """Batches on ``workers`` processes of the Ray cluster that is reached, or of this machine.
+def through_ray(encoder: Encoder, modality: Modality, cluster: Cluster) -> Runner:
+    """Batches on the processes of a Ray cluster, each of which loads the encoder by its name once.
 
-    Pictures are read by the workers, which have to see the same files. Each loads the encoder by
-    its name once.
+    Pictures are read by the workers, which have to see the same files.
 
     Raises:
-        PolyptychError: If Ray is not installed.
+        PolyptychError: If the encoder has no such side.
     """
     require(encoder, modality)
-    try:
-        import ray.data
-    except ImportError as error:
-        raise PolyptychError("several workers need Ray: pip install 'polyptych[scale]'") from error
-    name = encoder.name
+    arguments = (encoder.name, modality, encoder.fingerprint)
 
     def run(batches: Iterable[Work]) -> Iterator[tuple[int, np.ndarray]]:
-        rows = [{"number": number, "items": list(items)} for number, items in batches]
-        if not rows:
-            return
-        worker: Any = _RayWorker  # Ray's types know functions only
-        data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            worker,
-            fn_constructor_args=(name, modality, encoder.fingerprint),
-            compute=ray.data.ActorPoolStrategy(size=workers),
-        )
-        for row in data.iter_rows():
-            yield int(row["number"]), np.asarray(row["vectors"], dtype=np.float32)
+        return on_ray(batches, _encoder_there, arguments, cluster)
 
     return run
 
 
-class _RayWorker:
-    """One process of :func:`through_ray`."""
-
-    def __init__(self, name: str, modality: Modality, fingerprint: str) -> None:
-        encoder = load_encoder(name)
-        if encoder.fingerprint != fingerprint:
-            raise PolyptychError(
-                f"{name} is encoder {encoder.fingerprint} on a worker, {fingerprint} at the start"
-            )
-        self.modality = modality
-        self.encode = encoder.encode_images if modality == "image" else encoder.encode_texts
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        vectors = self.encode(_load(row["items"], self.modality))
-        return {"number": row["number"], "vectors": vectors}
+def _encoder_there(name: str, modality: Modality, fingerprint: str) -> Compute:
+    """What a worker of :func:`through_ray` does with a batch."""
+    encoder = load_encoder(name)
+    if encoder.fingerprint != fingerprint:
+        raise PolyptychError(
+            f"{name} is encoder {encoder.fingerprint} on a worker, {fingerprint} at the start"
+        )
+    encode = encoder.encode_images if modality == "image" else encoder.encode_texts
+    return lambda items: np.asarray(encode(_load(items, modality)), dtype=np.float32)
 
 
 def _load(items: Sequence[Any], modality: Modality) -> Sequence[Any]:

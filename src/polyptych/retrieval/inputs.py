@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from polyptych.data.cluster import Cluster
 from polyptych.data.images import image_hash
 from polyptych.errors import PolyptychError
 from polyptych.retrieval.embedding import BATCH_SIZE, embed, serially, through_ray
@@ -35,6 +36,8 @@ class Embedding:
     """Items encoded together."""
     workers: int = 0
     """Processes of a Ray cluster; 0 for this process alone."""
+    ray: str | None = None
+    """Address of the cluster; None starts one on this machine where there are workers."""
     on_batch: Callable[[Modality, int, int], None] | None = None
     """Told the modality and how many of how many items are finished."""
 
@@ -140,7 +143,7 @@ class Inputs:
         require(encoder, modality)
         digest = hashlib.sha256("\0".join([encoder.fingerprint, *keys]).encode()).hexdigest()
         run = (
-            through_ray(encoder, modality, settings.workers)
+            through_ray(encoder, modality, Cluster(settings.ray, settings.workers))
             if settings.workers
             else serially(encoder, modality)
         )

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polyptych.data.dataset import Examples
+from polyptych.data.shards import ShardedExamples
 from polyptych.errors import PolyptychError
 from polyptych.schema import IGNORE_INDEX
 
 COUNTED = 2000
-"""Examples per set that are counted, evenly spread; of larger sets the counts are estimates."""
+"""Examples per set that are counted (evenly spread, or the first of a sharded set); of larger sets
+the counts are estimates."""
 
 
 @dataclass
@@ -67,7 +69,9 @@ def count_data(sets: Sequence[Examples], processor: Any, dropped: Counter[str]) 
         account.examples += len(examples)
         step = max(1, -(-len(examples) // COUNTED))
         sample = range(0, len(examples), step)
-        account.estimated |= step > 1
+        if isinstance(examples, ShardedExamples):  # from few shards: the others may be far away
+            sample = range(min(len(examples), COUNTED))
+        account.estimated |= len(sample) < len(examples)
         scale = len(examples) / max(len(sample), 1)
         images = without = visual = supervised = 0
         for index in sample:

@@ -16,11 +16,11 @@ from polyptych.data.dataset import (
     ExampleDataset,
     Examples,
     LoadedExample,
-    Mixture,
     Selection,
-    mixture,
 )
 from polyptych.data.images import image_hash
+from polyptych.data.mixture import Mixture, mixture
+from polyptych.data.shards import ShardedExamples, is_sharded
 from polyptych.errors import PolyptychError
 from polyptych.language.state_cache import StateCache
 from polyptych.schema import Batch, Example, ImageRef
@@ -76,7 +76,7 @@ class TrainingData:
         if train is not None:
             self.sets = [_dataset(train, transform)]
         else:
-            self.sets = [_source(source, transform) for source in sources]
+            self.sets = [self._source(source, transform) for source in sources]
             self._weights = [source.weight for source in sources]
         if recipe.data.drop_bad:
             self._keep(_READABLE)
@@ -85,7 +85,7 @@ class TrainingData:
             validation = [
                 example
                 for source in recipe.data.validation
-                for example in _examples(_source(source, _trainable))
+                for example in _examples(self._source(source, _trainable))
             ]
         self.validation = list(validation)[: recipe.validation.examples]
 
@@ -106,6 +106,25 @@ class TrainingData:
 
             self._keep({"do not fit the model": encode})
             self._mix()
+
+    def _source(
+        self, source: DataSource, transform: Callable[[LoadedExample], Example]
+    ) -> Examples:
+        settings = self.recipe.data
+        examples: Examples
+        if is_sharded(source.path):
+            examples = ShardedExamples(
+                source.path,
+                transform,
+                load_images=False,
+                cache=settings.shard_cache,
+                cache_bytes=settings.shard_cache_bytes,
+            )
+        else:
+            examples = _dataset(source.path, transform)
+        if source.limit is None or source.limit >= len(examples):
+            return examples
+        return Selection(examples, range(source.limit))
 
     def _keep(self, checks: Mapping[str, Check]) -> None:
         """Keep the records that pass all checks; a check's name is the reason for the others."""
@@ -223,15 +242,6 @@ def _first_problem(
     return None
 
 
-def _source(
-    source: DataSource, transform: Callable[[LoadedExample], Example]
-) -> ExampleDataset | Selection:
-    examples = _dataset(source.path, transform)
-    if source.limit is None or source.limit >= len(examples):
-        return examples
-    return Selection(examples, range(source.limit))
-
-
 def _examples(examples: Examples) -> Iterator[Example]:
     return (examples[index] for index in range(len(examples)))
 
@@ -264,6 +274,8 @@ def _shares(weights: Sequence[float | None], sizes: Sequence[int]) -> list[float
 
 
 def _fingerprint(examples: Examples) -> dict[str, Any]:
+    if isinstance(examples, ShardedExamples):
+        return {"examples": len(examples), "hash": examples.fingerprint}
     digest = hashlib.sha256()
     for index in range(0, len(examples), max(1, len(examples) // _FINGERPRINTED)):
         example = examples.example(index)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, TrainingArguments
@@ -35,6 +36,14 @@ PARALLEL = ("ddp", "fsdp2", "zero2", "zero3")
 def process_count() -> int:
     """Processes of this run, as ``torchrun`` and the other launchers say it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def leave_processes() -> bool:
+    """Leave the group of processes, if there is one; whether this is the one that speaks."""
+    state = PartialState()
+    is_main = state.is_main_process
+    state.destroy_process_group()
+    return is_main
 
 
 def parallel_arguments(name: str) -> dict[str, Any]:

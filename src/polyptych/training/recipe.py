@@ -37,16 +37,29 @@ class ModelRecipe(_Part):
     tokenizer_size: int | None = Field(default=None, gt=4)
     """Without checkpoint and processor: train a tokenizer of so many tokens on the training sets'
     words."""
+    quantization: Literal["nf4"] | None = None
+    """``nf4`` keeps the language model's linear layers in 4 bits (QLoRA, with ``lora``); needs a
+    GPU and bitsandbytes."""
     layout: dict[str, Any] = Field(default_factory=dict)
     """Row layout, on top of a loaded processor's: fields of
     :class:`polyptych.data.tokenization.TokenizationSettings`."""
+
+
+class LoraRecipe(_Part):
+    """Low-rank adapters on the language model's linear layers, but its head."""
+
+    rank: int = Field(default=16, gt=0)
+    """r."""
+    alpha: int = Field(default=32, gt=0)
+    """Adapters are scaled by alpha / r."""
 
 
 class DataSource(_Part):
     """One set of native records."""
 
     path: str
-    """JSONL file or folder with one."""
+    """JSONL file or folder with one; or shards (``s3://bucket/train-*.tar``), see
+    :mod:`polyptych.data.shards`."""
     weight: float | None = Field(default=None, gt=0)
     """Share of the draws, relative to the other sources; None in all: every example equally."""
     limit: int | None = Field(default=None, gt=0)
@@ -68,6 +81,10 @@ class DataRecipe(_Part):
     exact_shares: bool = False
     """Every step holds each source's share exactly (24 of one and 64 of another), instead of on
     average."""
+    shard_cache: str | None = None
+    """Folder for shards that are fetched from elsewhere; None: in the system's temporary folder."""
+    shard_cache_bytes: int | None = Field(default=None, gt=0)
+    """How much of them is kept (those used longest ago go first); None: 64 GiB."""
     drop_bad: bool = False
     """Leave out records that cannot be read, learned from or held by the model, counted by reason
     before the first step (which reads all records once); otherwise the first one ends the run."""
@@ -132,6 +149,9 @@ class Recipe(_Part):
     parameter name in whole dotted pieces (``connector``, ``language_model.model.layers.0``), also
     without the part it lies in (``guidance``), or a glob over the whole name; one that starts with
     ``!`` takes back what earlier ones chose."""
+    lora: LoraRecipe | None = None
+    """Train low-rank adapters of the language model beside ``trainable``; saved models have them
+    merged."""
     data: DataRecipe = DataRecipe()
     """What is learned from."""
     optimizer: OptimizerRecipe = OptimizerRecipe()

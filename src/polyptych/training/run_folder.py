@@ -114,6 +114,7 @@ class RunFolder:
         self.checkpoints.mkdir(exist_ok=True)
         shutil.rmtree(whole, ignore_errors=True)
         os.replace(written, whole)
+        self.saving.rmdir()
         for folder in self.checkpoints.glob("checkpoint-*"):
             if folder != whole:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -48,6 +48,13 @@ from polyptych.training.freezing import (
     select_trainable,
     set_to_eval,
 )
+from polyptych.training.low_rank import (
+    add_low_rank,
+    learn_low_rank,
+    load_merged,
+    merged_weights,
+    quantize,
+)
 from polyptych.training.optimization import parameter_groups
 from polyptych.training.parallel import keep_in_step, shard_decoder_layers
 from polyptych.training.recipe import Recipe
@@ -121,12 +128,18 @@ def train(
     elif processor is None:
         raise PolyptychError("a model was given without its processor")
     data.drop_unfit(processor)
+    if recipe.model.quantization is not None:
+        quantize(model)
+    if recipe.lora is not None:
+        add_low_rank(model, recipe.lora)
     select_trainable(model, recipe.trainable)
+    if recipe.lora is not None:
+        learn_low_rank(model)
     told = {"data": data.fingerprints, "model": _description(model)}
     with args.main_process_first(local=False, desc="opening the run's folder"):
         checkpoint = folder.open(recipe, told, resume=resume, is_main=is_main)
     if folder.result.exists():
-        load_trained(model, folder.final)
+        (load_trained if recipe.lora is None else load_merged)(model, folder.final)
         return TrainResult(**json.loads(folder.result.read_text(encoding="utf-8")))
     if checkpoint is not None:
         check_processes(checkpoint, parallel)
@@ -293,6 +306,8 @@ class SupervisedTrainer(Trainer):
         """Save the whole model, to be called by all processes."""
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
+        if self.recipe.lora is not None:
+            weights = merged_weights(self.learner, weights)
         if self.is_world_process_zero():
             self.folder.save_model(target, self.learner, self.processing_class, notes, weights)
 

@@ -43,6 +43,26 @@ def encoder_fingerprint(encoder: Any, image_processor: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+BATCH_SIZE = 64
+"""Images encoded together."""
+
+Runner = Callable[[Iterable[tuple[int, Sequence[ImageRef]]]], Iterable[tuple[int, np.ndarray]]]
+"""What turns numbered batches of images into their features, in order."""
+
+
+def feature_computer(
+    encode: Callable[[Tensor], Tensor], pixels: Callable[[Sequence[Any]], Tensor]
+) -> Callable[[Sequence[ImageRef]], np.ndarray]:
+    """What makes features (n, P, D_v) in float16 of images, by encoder and preprocessing."""
+
+    def compute(refs: Sequence[ImageRef]) -> np.ndarray:
+        with torch.inference_mode():
+            features = encode(pixels([load_image(ref) for ref in refs]))
+        return features.to(torch.float16).cpu().numpy()
+
+    return compute
+
+
 _KEY_BYTES = 65
 """A line of the index: 64 hexadecimal digits and the line's end."""
 
@@ -114,7 +134,7 @@ class FeatureCache:
         refs: Iterable[ImageRef],
         encode: Callable[[Tensor], Tensor],
         pixels: Callable[[Sequence[Any]], Tensor],
-        batch_size: int = 64,
+        batch_size: int = BATCH_SIZE,
     ) -> int:
         """Compute what is missing; returns the number of new images.
 
@@ -124,13 +144,25 @@ class FeatureCache:
             pixels: The processor's preprocessing of decoded images.
             batch_size: Images per call of ``encode``.
         """
+        compute = feature_computer(encode, pixels)
+        return self.fill_by(
+            refs, lambda batches: ((n, compute(part)) for n, part in batches), batch_size
+        )
+
+    def fill_by(self, refs: Iterable[ImageRef], run: Runner, batch_size: int = BATCH_SIZE) -> int:
+        """:meth:`fill`, with the features of each batch from elsewhere.
+
+        Args:
+            refs: Images, in any order, repeated ones too.
+            run: Numbered batches of images -> numbered features, in the same order.
+            batch_size: Images per batch.
+        """
         missing = {key: ref for ref in refs if (key := image_hash(ref)) not in self.rows}
         keys = list(missing)
-        for start in range(0, len(keys), batch_size):
-            part = keys[start : start + batch_size]
-            with torch.inference_mode():
-                features = encode(pixels([load_image(missing[key]) for key in part]))
-            self._append(part, features.to(torch.float16).cpu().numpy())
+        starts = range(0, len(keys), batch_size)
+        batches = ((n, [missing[key] for key in keys[n : n + batch_size]]) for n in starts)
+        for start, features in run(batches):
+            self._append(keys[start : start + batch_size], features)
         return len(keys)
 
     def _append(self, keys: Sequence[str], features: np.ndarray) -> None:
