@@ -78,7 +78,7 @@ def shard_decoder_layers(args: TrainingArguments, model: PreTrainedModel) -> Non
     the others wait for its share of the weights.
     """
     if args.fsdp_plugin_args is not None:
-        layers: Any = model.get_decoder().layers  # type: ignore[attr-defined]
+        layers: Any = model.get_decoder().layers
         args.fsdp_plugin_args["transformer_cls_names_to_wrap"] = [type(layers[0]).__name__]
 
 
@@ -98,7 +98,7 @@ def keep_in_step(model: PreTrainedModel, *, whole_weights: bool = True) -> Remov
     Returns:
         What takes the hook away.
     """
-    decoder: Any = model.get_decoder()  # type: ignore[operator]
+    decoder: Any = model.get_decoder()
     always = {id(parameter) for parameter in decoder.parameters()}
     names = [
         name

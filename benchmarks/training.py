@@ -1,0 +1,300 @@
+"""What training costs: by processes, by images, and by method.
+
+    python benchmarks/training.py --json docs/results/benchmark_training.json
+
+1. Processes: the same steps by one process and by two (torchrun, gloo, one thread each). Efficiency
+   is the time of one divided by twice the time of two, by the clock and by processor time (which a
+   busy machine does not change). Two runs of different length are subtracted, so that neither start
+   nor end is counted.
+2. Images: one training step against the number of images of its example. The exponent is that of
+   the power law between the two largest numbers: 1 is linear.
+3. Methods: a training step with the method over one without, equal weights otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from measuring import machine, measure, write_json, write_table
+from polyptych.data.collation import Collator
+from polyptych.methods.cheetah.model import (
+    PolyptychCheetahConfig,
+    PolyptychCheetahForConditionalGeneration,
+)
+from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
+from polyptych.testing import tiny_examples, tiny_processor
+from polyptych.training.freezing import select_trainable
+from polyptych.training.recipe import Recipe
+from polyptych.training.supervised import train
+
+SIDE, PATCH, QUERIES = 112, 14, 16
+"""Pixels of an image's side and of a patch's; visual tokens per image."""
+
+PROCESSOR = tiny_processor(
+    BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}),
+    tokens_per_image=QUERIES,
+    max_length=None,
+)
+
+Build = Callable[[int], nn.Module]
+"""A model of the given width, with what it trains chosen."""
+
+
+def parts(width: int) -> dict[str, Any]:
+    """Config of a base: 4 layers in each part."""
+    tokenizer = PROCESSOR.tokenizer
+    sizes = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
+    special = {n: getattr(tokenizer, n) for n in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {
+        "vision_config": {
+            "model_type": "instructblip_vision_model",
+            "image_size": SIDE,
+            "patch_size": PATCH,
+            **sizes,
+        },
+        "qformer_config": {
+            "vocab_size": len(tokenizer),
+            "cross_attention_frequency": 1,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            **sizes,
+        },
+        "text_config": {
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 4096,
+            **special,
+            **sizes,
+        },
+        "num_query_tokens": QUERIES,
+        "image_token_id": PROCESSOR.image_token_id,
+    }
+
+
+def sam(guidance: Any, width: int) -> nn.Module:
+    """A base whose connector is trained, with or without SAM's guidance."""
+    torch.manual_seed(0)
+    config = PolyptychSamConfig(guidance=guidance, **parts(width))
+    model = PolyptychSamForConditionalGeneration(config).eval()
+    select_trainable(model, ("connector",))
+    return model
+
+
+def cheetah(width: int) -> nn.Module:
+    """A base whose connector is trained, with VPG-C."""
+    torch.manual_seed(0)
+    config = PolyptychCheetahConfig(**{**parts(width), "instruction_aware": False})
+    model = PolyptychCheetahForConditionalGeneration(config).eval()
+    select_trainable(model, ("connector", "vpgc"))
+    return model
+
+
+def plain(width: int) -> nn.Module:
+    """Cheetah's base without VPG-C."""
+    model: Any = cheetah(width)
+    model.vpgc_enabled = False
+    model.vpgc.requires_grad_(False)
+    return model
+
+
+VARIANTS: dict[str, Build] = {
+    "base": partial(sam, "off"),
+    "SAM, released": partial(sam, "released"),
+    "SAM, paper": partial(sam, "paper"),
+    "VPG-C": cheetah,
+}
+"""What is measured against the number of images."""
+
+OVERHEADS: dict[str, tuple[Build, Build]] = {
+    "SAM, released": (partial(sam, "off"), partial(sam, "released")),
+    "SAM, paper": (partial(sam, "off"), partial(sam, "paper")),
+    "VPG-C": (plain, cheetah),
+}
+"""Method -> model without it, model with it. An adapter on another base is one more line here."""
+
+
+def step(model: Any, batch: dict[str, Any]) -> None:
+    """Forward and backward."""
+    model.zero_grad()
+    model(**batch, use_cache=False).loss.backward()
+
+
+def batch_of(images: int) -> dict[str, Any]:
+    """One example."""
+    return dict(Collator(PROCESSOR, training=True)(tiny_examples(1, (images,))))
+
+
+def cost_of_images(counts: Sequence[int], width: int, repeats: int) -> list[dict[str, Any]]:
+    """Processor time of a step by variant and number of images."""
+    models = {name: build(width) for name, build in VARIANTS.items()}
+    rows = []
+    for images in counts:
+        batch = batch_of(images)
+        tasks = {name: partial(step, model, batch) for name, model in models.items()}
+        for name, result in measure(tasks, repeats, 60.0, summarize=min).items():
+            rows.append({"variant": name, "images": images, **result})
+    return rows
+
+
+def exponent(rows: Sequence[dict[str, Any]], variant: str) -> float:
+    """The x of time = c * images ** x, between the two largest numbers of images."""
+    times = {row["images"]: row["cpu_ms"] for row in rows if row["variant"] == variant}
+    few, many = sorted(times)[-2:]
+    return math.log(times[many] / times[few]) / math.log(many / few)
+
+
+def overheads(width: int, images: int, repeats: int) -> list[dict[str, Any]]:
+    """Processor time with the method over that without."""
+    batch, rows = batch_of(images), []
+    for name, (without, method) in OVERHEADS.items():
+        pair = {"without": without(width), "with": method(width)}
+        tasks = {side: partial(step, model, batch) for side, model in pair.items()}
+        result = measure(tasks, repeats, 60.0, summarize=min)
+        times = {side: result[side]["cpu_ms"] for side in pair}
+        rows.append({"method": name, "images": images, **times})
+    return rows
+
+
+def recipe(steps: int) -> Recipe:
+    """Steps of 8 examples."""
+    return Recipe(
+        trainable=("connector", "language_model"),
+        steps=steps,
+        global_batch_size=8,
+        log_every=steps,
+        threads=1,
+        tensorboard=False,
+    )
+
+
+def timed(out: Path, steps: int, width: int) -> tuple[float, float]:
+    """Seconds by the clock and of this process's processor time."""
+    start, start_cpu = time.perf_counter(), time.process_time()
+    train(
+        recipe(steps),
+        out=out,
+        model=sam("released", width),
+        processor=PROCESSOR,
+        train_examples=tiny_examples(32, (4,)),
+    )
+    return time.perf_counter() - start, time.process_time() - start_cpu
+
+
+def work(folder: Path, steps: int, width: int) -> None:
+    """What each process of :func:`by_processes` does: a short and a long run, subtracted."""
+    rank = int(os.environ.get("RANK", "0"))
+    timed(folder / "warm", 1, width)
+    short, long = timed(folder / "short", 2, width), timed(folder / "long", 2 + steps, width)
+    wall, cpu = (b - a for a, b in zip(short, long, strict=True))
+    last = json.loads((folder / "long" / "metrics.jsonl").read_text().splitlines()[-1])
+    waited = last["waiting_for_data"]
+    write_json(folder / f"{rank}.json", {"wall_s": wall, "cpu_s": cpu, "waiting_for_data": waited})
+
+
+def by_processes(processes: int, steps: int, width: int) -> dict[str, Any]:
+    """Time of the same steps, by so many processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={processes}", __file__, "--worker", folder]
+        command += ["--steps", str(steps), "--width", str(width)]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        each = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(processes)]
+    return {
+        "processes": processes,
+        "steps": steps,
+        "wall_s": round(max(one["wall_s"] for one in each), 3),
+        "cpu_s": round(max(one["cpu_s"] for one in each), 3),
+        "waiting_for_data": each[0]["waiting_for_data"],
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report in Markdown."""
+    one, two = report["processes"]
+    said = report["machine"]
+    low, high = said["load_average_min_max"]
+    lines = [
+        f"`{report['command']}`, {said['date']}: {said['cpu']} ({said['cores']} cores), "
+        f"load average {low} to {high}; torch {said['torch']}.",
+        "",
+        f"| {one['steps']} steps | seconds | processor seconds of a process | waiting for data |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for row in (one, two):
+        name = "1 process" if row["processes"] == 1 else f"{row['processes']} processes"
+        lines.append(
+            f"| {name} | {row['wall_s']:.1f} | {row['cpu_s']:.1f} | {row['waiting_for_data']:.1%} |"
+        )
+    cells = [one[clock] / (2 * two[clock]) for clock in ("wall_s", "cpu_s")]
+    lines.append(f"| efficiency | {cells[0]:.0%} | {cells[1]:.0%} | |")
+    counts = sorted({row["images"] for row in report["images"]})
+    lines += ["", f"| ms by images | {' | '.join(map(str, counts))} | exponent |"]
+    lines.append("| --- " + "| ---: " * (len(counts) + 1) + "|")
+    for name in dict.fromkeys(row["variant"] for row in report["images"]):
+        times = [f"{r['cpu_ms']:.0f}" for r in report["images"] if r["variant"] == name]
+        power = exponent(report["images"], name)
+        lines.append(f"| {name} | {' | '.join(times)} | {power:.2f} |")
+    lines += ["", "| method, 4 images | without | with | more |", "| --- | ---: | ---: | ---: |"]
+    for row in report["overheads"]:
+        more = row["with"] / row["without"] - 1
+        lines.append(
+            f"| {row['method']} | {row['without']:.0f} ms | {row['with']:.0f} ms | {more:+.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--images", type=int, nargs="+", default=[2, 4, 8, 16, 32])
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=12, help="that are timed, of 8 examples")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="write all results here")
+    parser.add_argument("--docs", type=Path, help="rewrite the table of this document")
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.worker:
+        return work(args.worker, args.steps, args.width)
+    load = [os.getloadavg()[0]]
+    report: dict[str, Any] = {
+        "command": " ".join(["python benchmarks/training.py", *sys.argv[1:]]),
+        "settings": {"width": args.width, "image": SIDE, "patch": PATCH, "queries": QUERIES},
+        "processes": [by_processes(number, args.steps, args.width) for number in (1, 2)],
+        "images": cost_of_images(args.images, args.width, args.repeats),
+        "overheads": overheads(args.width, 4, args.repeats),
+    }
+    report["machine"] = machine("cpu", [*load, os.getloadavg()[0]])
+    text = table(report)
+    print(text)
+    if args.json:
+        write_json(args.json, report)
+    if args.docs:
+        write_table(args.docs, "benchmark-training", text)
+    return None
+
+
+if __name__ == "__main__":
+    main()
