@@ -44,6 +44,8 @@ COMMANDS = [
     ["data", "make"],
     ["data", "show"],
     ["data", "check"],
+    ["data", "shard"],
+    ["data", "features"],
     ["demon"],
     ["demon", "make-sample"],
     ["demon", "lmms-eval"],
