@@ -100,7 +100,7 @@ class StudySettings:
     learning_rates: tuple[float, ...] = (3e-4, 1e-3)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     budget: Budget = Budget()
-    sweep: tuple[Budget, ...] = (Budget(1, 12), Budget(1), Budget(2))
+    sweep: tuple[Budget, ...] = (Budget(1, 12), Budget(1))
     """Other budgets, with one seed each."""
     sweep_seeds: tuple[int, ...] = (0,)
     sweep_steps: int = 3000
