@@ -127,14 +127,8 @@ def train(
         model, processor = build_model(recipe.model, data.texts)
     elif processor is None:
         raise PolyptychError("a model was given without its processor")
+    _choose_trained(recipe, model)
     data.drop_unfit(processor)
-    if recipe.model.quantization is not None:
-        quantize(model)
-    if recipe.lora is not None:
-        add_low_rank(model, recipe.lora)
-    select_trainable(model, recipe.trainable)
-    if recipe.lora is not None:
-        learn_low_rank(model)
     told = {"data": data.fingerprints, "model": _description(model)}
     with args.main_process_first(local=False, desc="opening the run's folder"):
         checkpoint = folder.open(recipe, told, resume=resume, is_main=is_main)
@@ -173,7 +167,8 @@ def train(
             autocast=recipe.precision == "bf16",
         )
     shard_decoder_layers(args, model)
-    in_step = keep_in_step(model, whole_weights=parallel != "zero3")
+    zero = args.deepspeed_plugin
+    in_step = keep_in_step(model, whole_weights=zero is None or zero.zero_stage < 3)
     try:
         trainer = SupervisedTrainer(
             recipe,
@@ -338,6 +333,17 @@ class SupervisedTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.learner, Path(resume_from_checkpoint))
+
+
+def _choose_trained(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Put adapters where the recipe has them, and let learn what it trains."""
+    if recipe.model.quantization is not None:
+        quantize(model)
+    if recipe.lora is not None:
+        add_low_rank(model, recipe.lora)
+    select_trainable(model, recipe.trainable)
+    if recipe.lora is not None:
+        learn_low_rank(model)
 
 
 def _description(model: PreTrainedModel) -> dict[str, Any]:
