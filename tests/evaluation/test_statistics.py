@@ -53,6 +53,29 @@ def test_equal_seeds_draw_equal_items_and_memory_steps_change_nothing(
     assert whole == bootstrap_interval(statistics, seed=3)
 
 
+def test_equal_rows_drawn_together_give_the_same_intervals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = np.random.default_rng(5)
+    first, second = rows(generator.random(12_000) < 0.3), rows(generator.random(12_000) < 0.31)
+    first[:9], second[:9] = 0, 0  # items without weight
+
+    def both(seed: int) -> tuple:
+        return (
+            bootstrap_interval(first, seed=seed),
+            paired_bootstrap(first, second, seed=seed, resamples=6000),
+        )
+
+    together = both(0)
+    monkeypatch.setattr("polyptych.evaluation.statistics._MANY", 1 << 30)
+    apart = both(1)
+    half = 1.96 * np.sqrt(0.3 * 0.7 / 12_000)
+    assert together[0] == pytest.approx(apart[0], abs=0.1 * half)
+    assert together[1].value == apart[1].value
+    assert together[1].interval == pytest.approx(apart[1].interval, abs=0.15 * half)
+    assert together[1].p_value == pytest.approx(apart[1].p_value, abs=0.02)
+
+
 def test_corpus_metric_is_recomputed_from_summed_counts() -> None:
     # F1 from (true positives, false positives, false negatives); no mean of items would give it.
     def f1(sums: np.ndarray) -> np.ndarray:

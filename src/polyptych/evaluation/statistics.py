@@ -33,6 +33,12 @@ CONFIDENCE = 0.95
 _ROWS_AT_ONCE = 1 << 22
 """Item rows gathered in one step; bounds memory, changes no number."""
 
+_MANY = 10_000
+"""Rows from which on equal ones are drawn together; accuracies have two different ones."""
+
+_MOST_DISTINCT = 0.05
+"""Share of different rows up to which that is worth it."""
+
 
 class Interval(NamedTuple):
     """A confidence interval, in the metric's own unit."""
@@ -140,6 +146,11 @@ def _resampled_sums(rows: Array, resamples: int, seed: int) -> Array:
     """(resamples, S): each the sum of as many rows as there are, drawn with replacement."""
     generator = np.random.default_rng(seed)
     count = len(rows)
+    if count >= _MANY:
+        distinct, times = _distinct(rows)
+        if len(distinct) <= count * _MOST_DISTINCT:
+            # How often each of the equal rows is drawn is multinomial: the same distribution.
+            return generator.multinomial(count, times / count, size=resamples) @ distinct
     sums = np.zeros((resamples, rows.shape[1]))
     step = max(1, _ROWS_AT_ONCE // max(1, count))
     for start in range(0, resamples if count else 0, step):
@@ -148,6 +159,13 @@ def _resampled_sums(rows: Array, resamples: int, seed: int) -> Array:
         for column in range(rows.shape[1]):
             sums[start:stop, column] = rows[:, column][drawn].sum(axis=1)
     return sums
+
+
+def _distinct(rows: Array) -> tuple[Array, Array]:
+    """The different rows, and how often each occurs."""
+    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
+    _, first, times = np.unique(whole.ravel(), return_index=True, return_counts=True)
+    return rows[first], times.astype(np.float64)
 
 
 def _percentiles(values: Array, confidence: float) -> Interval:

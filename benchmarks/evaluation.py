@@ -1,0 +1,349 @@
+"""Time of evaluation: every scorer, batches against one by one, and what the runner adds.
+
+    OMP_NUM_THREADS=1 python benchmarks/evaluation.py                       # all three parts
+    OMP_NUM_THREADS=1 python benchmarks/evaluation.py scorers --items 100000
+
+``scorers``: examples and answers are drawn, not read; CPU seconds of one process for the scorer
+itself, and for the values and intervals (2,000 resamples) of all metrics that it gives.
+``batch``: 16 Storybook examples of four tasks with one to five pictures each, on a bundled model,
+in one batch and one by one. ``overhead``: the same model over more of them through
+``polyptych.evaluation.runner``; time outside the model over time inside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from polyptych.evaluation.metrics import ptb_tokenizer
+from polyptych.evaluation.scorers import Scorer, caption_scorer, estimate
+from polyptych.evaluation.scoring.boxes import box_scorer
+from polyptych.evaluation.scoring.choice import (
+    FLAVORS as CHOICE_FLAVORS,
+)
+from polyptych.evaluation.scoring.choice import (
+    choice_scorer,
+    circular_scorer,
+    grouped_choice_scorer,
+)
+from polyptych.evaluation.scoring.short_answer import FLAVORS as EXACT_FLAVORS
+from polyptych.evaluation.scoring.short_answer import exact_scorer
+from polyptych.evaluation.scoring.vqa_accuracy import FLAVORS as VQA_FLAVORS
+from polyptych.evaluation.scoring.vqa_accuracy import normalize_answer, vqa_scorer
+from polyptych.evaluation.scoring.yes_no import FLAVORS as YES_NO_FLAVORS
+from polyptych.evaluation.scoring.yes_no import mme_scorer, pope_scorer, statement_scorer
+from polyptych.evaluation.task import GenerationSettings, Task
+from polyptych.evaluation.tasks import blink, mirb, mme
+from polyptych.evaluation.tasks.mantis_eval import mantis_scorer
+from polyptych.schema import Example, Message, Prediction, TextBlock
+from polyptych.storybook.generation import make_examples, to_example
+
+VOCABULARY = 20_000
+LIMIT = 20.0
+"""CPU seconds that a scorer of 100,000 predictions may take."""
+
+Item = tuple[Example, str]
+_QUESTION = (Message("user", (TextBlock("?"),)),)
+
+
+# Drawn items.
+
+
+class Words:
+    """A vocabulary with Zipf frequencies."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        letters = "eeeeetttaaaooiinnsshhrdlucmfwygpbvk"
+        self.words = [
+            "".join(self.rng.choices(letters, k=self.rng.randint(2, 9))) for _ in range(VOCABULARY)
+        ]
+        self.weights = [1 / rank for rank in range(1, VOCABULARY + 1)]
+        self.drawn: Iterator[str] = iter(())
+
+    def text(self, least: int, most: int) -> str:
+        """So many words, the first one with a capital."""
+        count = self.rng.randint(least, most)
+        found = list(islice(self.drawn, count))
+        if len(found) < count:
+            self.drawn = iter(self.rng.choices(self.words, self.weights, k=1 << 16))
+            found += islice(self.drawn, count - len(found))
+        return " ".join(found).capitalize() + self.rng.choice((".", "", ", too.", "!"))
+
+
+def item(
+    number: int, references: Sequence[str], choices: Sequence[str] = (), **more: Any
+) -> Example:
+    return Example(
+        str(number),
+        _QUESTION,
+        references=tuple(references),
+        choices=tuple(choices),
+        metadata=more,
+    )
+
+
+def short_answers(words: Words, count: int) -> Iterator[Item]:
+    """Ten human answers, of which some differ."""
+    for number in range(count):
+        several = [words.text(1, 3) for _ in range(3)]
+        humans = words.rng.choices(several, (6, 2, 1), k=10)
+        yield item(number, humans), words.rng.choice(several)
+
+
+def exact_answers(words: Words, count: int) -> Iterator[Item]:
+    for number in range(count):
+        truth = words.text(1, 2).lower()
+        said = truth if words.rng.random() < 0.5 else words.text(1, 2)
+        kind = words.rng.choice(("open", "binary"))
+        yield item(number, [truth], kind=kind), said
+
+
+def options(words: Words, count: int) -> Iterator[Item]:
+    """Four options; letters, sentences, options' texts and other texts as answers."""
+    rng = words.rng
+    for number in range(count):
+        choices = [words.text(1, 6) for _ in range(4)]
+        letter = rng.choice("ABCD")
+        said = rng.choice(
+            (
+                letter,
+                f"{letter}. {choices['ABCD'.index(letter)]}",
+                f"The answer is {letter}.",
+                f"ANSWER: {letter}.",
+                rng.choice(choices),
+                words.text(4, 20),
+            )
+        )
+        yield (
+            item(
+                number,
+                [rng.choice("ABCD")],
+                choices,
+                question=number // 4,
+                sub_task=rng.choice(blink.SUB_TASKS),
+                kind="multi-choice",
+            ),
+            said,
+        )
+
+
+def yes_no(words: Words, count: int) -> Iterator[Item]:
+    rng, names = words.rng, [*mme.PERCEPTION, *mme.COGNITION]
+    for number in range(count):
+        said = rng.choice(("Yes", "No", "yes.", f"No, {words.text(3, 9)}", words.text(2, 9)))
+        yield (
+            item(
+                number,
+                [rng.choice(("yes", "no"))],
+                category=names[number // 2 % len(names)],
+                pair=number // 2,
+                sentence=number // 4,
+            ),
+            said,
+        )
+
+
+def boxes(words: Words, count: int) -> Iterator[Item]:
+    rng = words.rng
+    for number in range(count):
+        left, top = rng.uniform(0, 300), rng.uniform(0, 200)
+        box = (left, top, left + rng.uniform(20, 300), top + rng.uniform(20, 200))
+        numbers = ", ".join(f"{rng.random():.2f}" for _ in range(4))
+        yield item(number, [], box=box, width=640, height=480), f"[{numbers}]"
+
+
+def mirb_answers(words: Words, count: int) -> Iterator[Item]:
+    names = list(mirb.GROUP_OF)
+    for number in range(count):
+        truth = words.rng.choice(("3", "yes", "A", words.text(1, 5)))
+        yield item(number, [truth], set=names[number % len(names)]), words.text(1, 12)
+
+
+def captions(references: int) -> Callable[[Words, int], Iterator[Item]]:
+    def draw(words: Words, count: int) -> Iterator[Item]:
+        for number in range(count):
+            yield item(number, [words.text(4, 17) for _ in range(references)]), words.text(4, 17)
+
+    return draw
+
+
+CASES: dict[str, tuple[Callable[[Words, int], Iterator[Item]], Scorer]] = {
+    **{f"VQA accuracy, {f}": (short_answers, vqa_scorer(f)) for f in VQA_FLAVORS},
+    **{f"exact match (GQA), {f}": (exact_answers, exact_scorer(f, "kind")) for f in EXACT_FLAVORS},
+    **{f"choice, {f}": (options, choice_scorer(f)) for f in CHOICE_FLAVORS},
+    "choice by task (BLINK), fixed": (options, grouped_choice_scorer("fixed", "sub_task")),
+    "circular (MMBench), fixed": (options, circular_scorer("fixed")),
+    "Mantis-Eval, released": (options, mantis_scorer("released")),
+    **{f"POPE, {f}": (yes_no, pope_scorer(f)) for f in YES_NO_FLAVORS},
+    "MME": (yes_no, mme_scorer(mme.PARTS)),
+    "statements (NLVR2)": (yes_no, statement_scorer()),
+    "boxes (RefCOCO)": (boxes, box_scorer()),
+    "MIRB": (mirb_answers, mirb.score_mirb),
+    "CIDEr, BLEU, ROUGE-L [coco], 1 reference": (
+        captions(1),
+        caption_scorer("cider", "bleu", "rouge_l"),
+    ),
+    "CIDEr, BLEU, ROUGE-L [coco], 5 references": (
+        captions(5),
+        caption_scorer("cider", "bleu", "rouge_l"),
+    ),
+    "CIDEr, BLEU-4, ROUGE-L [sam], 1 reference": (
+        captions(1),
+        caption_scorer("cider[sam]", "bleu_4[sam]", "rouge_l[sam]"),
+    ),
+}
+
+
+def time_scorers(count: int, only: str) -> None:
+    print(f"\n| scorer, {count:,} predictions | metrics | scoring, CPU s | with intervals, CPU s |")
+    print("| --- | ---: | ---: | ---: |")
+    slow = []
+    for name, (draw, scorer) in CASES.items():
+        if only not in name:
+            continue
+        drawn = list(draw(Words(0), count))
+        examples = [example for example, _ in drawn]
+        predictions = [Prediction(example.id, text) for example, text in drawn]
+        normalize_answer.cache_clear()
+        ptb_tokenizer._lex_chunk.cache_clear()
+        start = time.process_time()
+        measured = scorer(examples, predictions)
+        scoring = time.process_time() - start
+        for measurement in measured:
+            estimate(measurement)
+        total = time.process_time() - start
+        print(f"| {name} | {len(measured)} | {scoring:.2f} | {total:.2f} |", flush=True)
+        slow += [name] * (total > LIMIT)
+    print(f"\nover {LIMIT:.0f} s: {', '.join(slow) or 'none'}")
+
+
+# The bundled model.
+
+KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("existence", {"pictures": (1, 1)}),
+    ("group_captioning", {}),
+    ("storytelling", {"panels": (3, 5)}),
+    ("change_captioning", {}),
+)
+
+
+def mixed_examples(count: int) -> list[Example]:
+    """Four tasks in turn."""
+    each = -(-count // len(KINDS))
+    drawn = [
+        [
+            to_example(story)
+            for story in make_examples(name, count=each, split="test", seed=0, **more)
+        ]
+        for name, more in KINDS
+    ]
+    return [example for several in zip(*drawn, strict=True) for example in several][:count]
+
+
+def load(name: str) -> Any:
+    import torch
+
+    from polyptych.serving.answerers import load_answerer
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    return load_answerer(name)
+
+
+def time_batch(name: str, repeats: int, settings: GenerationSettings) -> None:
+    answerer, examples = load(name), mixed_examples(16)
+    ways: dict[str, Callable[[], list[str]]] = {
+        "one by one": lambda: [answerer.answer([example], settings)[0] for example in examples],
+        "batch of 16": lambda: answerer.answer(examples, settings),
+    }
+    said: dict[str, list[str]] = {}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(repeats + 1):
+        for way, run in ways.items():
+            start = time.process_time()
+            said[way] = run()
+            if turn:  # the first turn warms up
+                seconds[way].append(time.process_time() - start)
+    medians = {way: statistics.median(values) for way, values in seconds.items()}
+    one, batch = medians["one by one"], medians["batch of 16"]
+    same = sum(a == b for a, b in zip(*said.values(), strict=True))
+    pictures = [len(example.images) for example in examples]
+    print(f"\n{name}, {sum(pictures)} pictures in 16 examples, beams {settings.num_beams}, CPU s:")
+    print(f"one by one {one:.2f}, batch {batch:.2f}: {one / batch:.1f} times as fast;")
+    print(f"{same} of 16 answers the same")
+
+
+class Timed:
+    """An answerer that counts the seconds spent inside."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.seconds = inner, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def answer(self, examples: Sequence[Example], settings: GenerationSettings) -> list[str]:
+        """Ask the inner one."""
+        start = time.process_time()
+        texts = self.inner.answer(examples, settings)
+        self.seconds += time.process_time() - start
+        return texts
+
+
+def time_runner(name: str, count: int, settings: GenerationSettings) -> None:
+    from polyptych.evaluation.runner import evaluate, generate
+
+    examples = mixed_examples(count)
+    timed = Timed(load(name))
+    timed.answer(examples[:16], settings)
+    task = Task("mixed", lambda: examples, (caption_scorer("cider", "rouge_l"),), settings)
+    print(f"\n{name}, {count} examples, runner over model, CPU s:")
+    for what, run in (
+        ("generate", lambda out: generate(timed, examples, out / "a.jsonl", settings=settings)),
+        ("evaluate, with two metrics and intervals", lambda out: evaluate(timed, task, out)),
+    ):
+        timed.seconds = 0.0
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.process_time()
+            run(Path(folder))
+            total = time.process_time() - start
+        added = total - timed.seconds
+        print(f"{what}: {timed.seconds:.2f} + {added:.3f} = {100 * added / timed.seconds:.2f} %")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = ("scorers", "batch", "overhead")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; all")
+    parser.add_argument("--items", type=int, default=100_000, help="predictions of each scorer")
+    parser.add_argument("--only", default="", help="scorers with this in their name")
+    parser.add_argument("--model", default="storybook-sam")
+    parser.add_argument("--examples", type=int, default=64, help="for the runner")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--beams", type=int, default=1)
+    chosen = parser.parse_args()
+    if unknown := set(chosen.parts).difference(parts):
+        parser.error(f"no part {', '.join(sorted(unknown))}")
+
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    settings = GenerationSettings(num_beams=chosen.beams, max_new_tokens=32)
+    for part in chosen.parts or parts:
+        if part == "scorers":
+            time_scorers(chosen.items, chosen.only)
+        elif part == "batch":
+            time_batch(chosen.model, chosen.repeats, settings)
+        else:
+            time_runner(chosen.model, chosen.examples, settings)
+
+
+if __name__ == "__main__":
+    main()
