@@ -18,7 +18,7 @@ _REPRODUCTIONS = ("sam", "cheetah", "camml")
 
 @commands.command(epilog=example("polyptych parity sam golden/sam --case a"))
 def parity(
-    method: Annotated[str, typer.Argument(help="sam, cheetah, camml or imagebind.")],
+    method: Annotated[str, typer.Argument(help="sam, cheetah, camml, sima or imagebind.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with its golden data.")],
     case: Annotated[str, typer.Option(help="The golden case in it.")] = "a",
     dump: Annotated[
