@@ -72,7 +72,7 @@ def test_guidance_follows_its_images_and_leaves_a_lone_one_alone(kind: str) -> N
         logits_of(model, processor.collate([example("e", images)], training=True))
     (one, first), (_, swapped), (_, lone) = seen
     size = int(one.tokens_per_image[0])
-    torch.testing.assert_close(first[:size], swapped[-size:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(first[:size], swapped[-size:], atol=1e-4, rtol=1e-5)
     assert one.image_counts.tolist() == [2] and float(first.abs().max()) > 1e-3
     assert not lone.any()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from polyptych.adapters.base import METHODS, OWN_INPUTS, SHOT_PREFIX, BaseVLM
@@ -21,8 +22,8 @@ from polyptych.adapters.camml import Camml
 from polyptych.adapters.families import FAMILIES, Family, family_of
 from polyptych.adapters.files import (
     CONFIG_FILE,
-    adapter_weights,
     check_base,
+    is_of_method,
     load_weights,
     read_adapter_config,
     save_adapter,
@@ -77,17 +78,21 @@ class AdaptedModel:
         with self.seams.disabled():
             yield
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Write the adapter's files; the base's weights too, where any of them learn."""
-        save_adapter(self, self.methods, self.seams.context_token_id, save_directory)
-        learning = (
-            name
-            for name, parameter in self.named_parameters()  # type: ignore[attr-defined]
-            if parameter.requires_grad and f".{METHODS}." not in f".{name}"
-        )
-        if next(learning, None) is not None:
-            own = adapter_weights(self).keys()  # type: ignore[arg-type]
-            weights = {n: v for n, v in self.state_dict().items() if n not in own}  # type: ignore[attr-defined]
+    def save_pretrained(
+        self, save_directory: str | Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
+    ) -> None:
+        """Write the adapter's files; the base's weights too, where any of them learn.
+
+        Args:
+            save_directory: The folder.
+            state_dict: All weights, where the model itself holds only a part of them.
+            **kwargs: For transformers, where the base is written.
+        """
+        model: Any = self
+        weights = dict(model.state_dict() if state_dict is None else state_dict)
+        own = {name: weights.pop(name) for name in [*weights] if is_of_method(name)}
+        save_adapter(model.config, own, self.methods, self.seams.context_token_id, save_directory)
+        if any(p.requires_grad for n, p in model.named_parameters() if not is_of_method(n)):
             super().save_pretrained(  # type: ignore[misc]
                 save_directory, state_dict=weights, save_original_format=False, **kwargs
             )

@@ -166,7 +166,9 @@ class BaseVLM:
             self._touches = False
             weights = [p for p in self.modules.parameters() if p.requires_grad]
             touched = [weight.sum() for weight in weights]
-            output = output + 0.0 * torch.stack(touched).sum() if touched else output
+            output = (
+                output + 0.0 * torch.stack(touched).sum().to(output.dtype) if touched else output
+            )
         return output
 
     # What is known at a prefill.

@@ -40,15 +40,17 @@ def describe_base(config: Any) -> dict[str, Any]:
     }
 
 
-def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The methods' weights by their names in the model."""
-    return {
-        name: value for name, value in model.state_dict().items() if f".{METHODS}." in f".{name}"
-    }
+def is_of_method(name: str) -> bool:
+    """Whether a weight of this name in a model belongs to a method."""
+    return f".{METHODS}." in f".{name}"
 
 
 def save_adapter(
-    model: Any, methods: Mapping[str, Method], context_token_id: int | None, folder: str | Path
+    config: Any,
+    weights: Mapping[str, Tensor],
+    methods: Mapping[str, Method],
+    context_token_id: int | None,
+    folder: str | Path,
 ) -> None:
     """Write both files, the weights first.
 
@@ -56,12 +58,12 @@ def save_adapter(
         PolyptychError: If the system refuses.
     """
     folder = Path(folder)
-    weights = {n: value.detach().cpu().contiguous() for n, value in adapter_weights(model).items()}
+    kept = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with write_aside(folder / WEIGHTS_FILE, binary=True) as file:
-        file.write(save(weights))
+        file.write(save(kept))
     record = {
         "format": _FORMAT,
-        "base": describe_base(model.config),
+        "base": describe_base(config),
         "methods": {name: dataclasses.asdict(m) for name, m in methods.items()},  # type: ignore[call-overload]
         "context_token_id": context_token_id,
     }
@@ -113,7 +115,7 @@ def load_weights(model: nn.Module, folder: str | Path) -> None:
         saved = load_file(path)
     except (OSError, SafetensorError) as error:
         raise PolyptychError(f"{path}: weights cannot be read: {first_line(error)}") from error
-    own = adapter_weights(model)
+    own = {name: value for name, value in model.state_dict().items() if is_of_method(name)}
     for kind, names in (
         ("missing", own.keys() - saved.keys()),
         ("extra", saved.keys() - own.keys()),

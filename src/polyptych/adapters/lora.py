@@ -56,9 +56,8 @@ def lora_config(
 def _linears(model: nn.Module, root: str) -> str:
     """A pattern over the linear layers of one part, and of no other."""
     part = model.get_submodule(root)
-    names = {name.rsplit(".", 1)[-1] for name, m in part.named_modules() if type(m) is nn.Linear}
-    choice = "|".join(sorted(map(re.escape, names)))
-    return rf"{re.escape(root)}\.(?:.*\.)?(?:{choice})"
+    names = (name for name, module in part.named_modules() if type(module) is nn.Linear)
+    return rf"{re.escape(root)}\.(?:{'|'.join(map(re.escape, names))})"
 
 
 def _vision_root(model: Any) -> str:

@@ -257,6 +257,9 @@ def tiny_family(
     torch.manual_seed(seed)
     config = tiny_family_config(kind, tokenizer, **text)
     model = AutoModelForImageTextToText.from_config(config).eval()
+    for name, weight in model.named_parameters():
+        if name.endswith("mm_input_projection_weight"):  # Gemma's is zero until it is loaded
+            torch.nn.init.normal_(weight, std=0.2)
     generation: Any = model.generation_config
     for name in _SPECIAL:
         setattr(generation, name, getattr(tokenizer, name))
