@@ -10,6 +10,7 @@ import typer
 from polyptych.cli.common import (
     DeviceOption,
     ModelOption,
+    check_choice,
     command_group,
     example,
     find_device,
@@ -229,9 +230,9 @@ def criticise(
     )
     read = read_responses(responses)
     hide_bars()
-    reads_words = external is None and judge in ("likelihood", "words")
+    judges_itself = external is None and judge in ("likelihood", "words")
     loaded, processor = (
-        load_model(model, device=find_device(device)) if reads_words else (None, None)
+        load_model(model, device=find_device(device)) if judges_itself else (None, None)
     )
     verdicts = critic.self_critic(
         settings.make(loaded, processor, external),
@@ -257,7 +258,6 @@ def pair(
     images: ImagesOption = None,
 ) -> None:
     """Pair the best with the worst answer of each prompt; every drop is counted with its reason."""
-    from polyptych.cli.common import check_choice
     from polyptych.methods.sima import formats, pairs
     from polyptych.methods.sima.records import read_verdicts
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from polyptych.data.tokenization import EncodedExample, encode_example
 from polyptych.errors import PolyptychError
@@ -36,8 +36,8 @@ from polyptych.methods.sima.records import (
     verdict_line,
 )
 from polyptych.methods.sima.released import parse_verdict
-from polyptych.methods.sima.stage_file import StageFile
-from polyptych.schema import Example
+from polyptych.methods.sima.stage_file import StageFile, with_stored_images
+from polyptych.schema import IGNORE_INDEX, Example
 
 WORDS_SETTINGS = GenerationSettings(max_new_tokens=4096)
 """Decoding of written verdicts, as published."""
@@ -65,6 +65,7 @@ class Contest:
         return [first, first[::-1]] if both else [first]
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Whoever says which answer is better."""
 
@@ -104,6 +105,11 @@ def self_critic(
             truth and a prompt has none.
     """
     out = Path(out)
+    prompts = with_stored_images([item.prompt for item in responses], out.parent)
+    responses = [
+        dataclasses.replace(item, prompt=prompt)
+        for item, prompt in zip(responses, prompts, strict=True)
+    ]
     inputs = {item.id: responses_line(item, out.parent) for item in responses}
     run = {"stage": "verdicts", **judge.run()}
     file: StageFile[Verdict] = StageFile(out, inputs, run, verdict_line, parse_verdict_line)
@@ -214,7 +220,11 @@ def encode_whole(
     longest = processor.max_length
     if longest is not None and len(row.input_ids) + len(forced) >= longest:
         return None
-    return dataclasses.replace(row, input_ids=[*row.input_ids, *forced])
+    return dataclasses.replace(
+        row,
+        input_ids=[*row.input_ids, *forced],
+        labels=[*row.labels, *[IGNORE_INDEX] * len(forced)],
+    )
 
 
 def default_format(processor: Any, **choices: Any) -> CriticFormat:

@@ -17,13 +17,13 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polyptych.data.records import read_json
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.answering import Answerer
 from polyptych.evaluation.local_model import LocalModel
@@ -43,8 +43,8 @@ from polyptych.methods.sima.pairs import (
     write_pair_files,
 )
 from polyptych.methods.sima.prompts import CRITIC_PROMPTS, CriticFormat
-from polyptych.methods.sima.records import Prompt, Responses
-from polyptych.methods.sima.report import measure_answers, write_report
+from polyptych.methods.sima.records import Prompt
+from polyptych.methods.sima.report import Measured, measure_answers, write_report
 from polyptych.methods.sima.responses import SamplingSettings, self_generate
 from polyptych.models.checkpoint import bundled_models, load_model
 from polyptych.training.preference import tune
@@ -60,7 +60,11 @@ STORYBOOK_TUNING = PreferenceSettings(
 
 @dataclass(frozen=True, slots=True)
 class CriticSettings:
-    """Who judges, and what it is told."""
+    """Who judges, and what it is told.
+
+    Raises:
+        PolyptychError: For an unknown judge or prompt.
+    """
 
     judge: str = "likelihood"
     """``likelihood``: the model's own probabilities of the two verdicts. ``words``: what it writes,
@@ -81,6 +85,13 @@ class CriticSettings:
     seed: int = 0
     """Of the random control."""
 
+    def __post_init__(self) -> None:
+        if self.judge not in JUDGES:
+            raise PolyptychError(f"no judge {self.judge!r}; known: {', '.join(JUDGES)}")
+        if self.prompt is not None and self.prompt not in CRITIC_PROMPTS:
+            known = ", ".join(CRITIC_PROMPTS)
+            raise PolyptychError(f"no critic prompt {self.prompt!r}; known: {known}")
+
     def make(self, model: Any, processor: Any, external: Answerer | None = None) -> Judge:
         """The judge.
 
@@ -88,16 +99,11 @@ class CriticSettings:
             model: The critic where it judges itself.
             processor: The processor saved beside it.
             external: Whoever judges in words instead, such as a server.
-
-        Raises:
-            PolyptychError: For an unknown judge or prompt.
         """
         if self.judge == "random":
             return RandomJudge(self.seed)
         if self.judge == "truth":
             return TruthJudge()
-        if self.judge not in JUDGES:
-            raise PolyptychError(f"no judge {self.judge!r}; known: {', '.join(JUDGES)}")
         rows = CriticRows(self._format(None if external else processor), self.both_orders)
         if external is not None:
             return WordsJudge(external, rows)
@@ -113,9 +119,6 @@ class CriticSettings:
         }
         if self.prompt is None:
             return default_format(processor, **choices) if processor else CriticFormat(**choices)
-        if self.prompt not in CRITIC_PROMPTS:
-            known = ", ".join(CRITIC_PROMPTS)
-            raise PolyptychError(f"no critic prompt {self.prompt!r}; known: {known}")
         return CriticFormat(CRITIC_PROMPTS[self.prompt], **choices)
 
 
@@ -170,35 +173,95 @@ def improve(
         PolyptychError: If ``out`` holds a run with another model, seed or setting, or if no pair is
             left in an iteration (with the count of every reason).
     """
-    out = Path(out)
     settings = settings or ImprovementSettings(tuning=default_tuning(model))
     trained, heldout = split_prompts(prompts, settings.heldout)
     say(f"{len(trained)} prompts to improve on, {len(heldout)} held out to measure")
-    measures, iterations = [], []
-    current: str | None = model
-    greedy = dataclasses.replace(settings.sampling, samples=0)
-    for number in range(settings.iterations + 1):
-        loaded, processor = load_model(current, device=device)
-        file = out / "heldout" / f"{number}.jsonl"
-        answers = self_generate(
-            loaded, processor, heldout, file, settings=greedy, progress=progress
-        )
-        measures.append(measure_answers(answers))
-        if number == settings.iterations:
-            break
-        folder = out / f"iteration-{number + 1}"
-        summary = _make_pairs(loaded, processor, trained, folder, settings, external, progress, say)
-        del loaded
+    loop = _Loop(Path(out), trained, heldout, settings, external, device, progress, say)
+    measures, iterations, current = [loop.measure(0, model)], [], model
+    for number in range(1, settings.iterations + 1):
+        summary = loop.make_pairs(number, current)
         gc.collect()  # tuning loads the model anew
-        current = _tune(folder, current, settings, progress, say)
+        current = loop.tune(number, current)
         iterations.append({**summary, "model": current})
+        measures.append(loop.measure(number, current))
     report = {
         "start": model,
         "settings": _as_json(settings),
         "prompts": {"improved on": len(trained), "held out": len(heldout)},
         "iterations": iterations,
     }
-    return write_report(out, report, measures)
+    return write_report(loop.out, report, measures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """One run: what all its iterations share."""
+
+    out: Path
+    trained: Sequence[Prompt]
+    heldout: Sequence[Prompt]
+    settings: ImprovementSettings
+    external: Answerer | None
+    device: str
+    progress: bool
+    say: Callable[[str], object]
+
+    def _folder(self, number: int) -> Path:
+        return self.out / f"iteration-{number}"
+
+    def measure(self, number: int, model: str | None) -> Measured:
+        """Greedy answers to the held-out prompts after so many iterations."""
+        loaded, processor = load_model(model, device=self.device)
+        answers = self_generate(
+            loaded,
+            processor,
+            self.heldout,
+            self.out / "heldout" / f"{number}.jsonl",
+            settings=dataclasses.replace(self.settings.sampling, samples=0),
+            progress=self.progress,
+        )
+        return measure_answers(answers)
+
+    def make_pairs(self, number: int, model: str | None) -> dict[str, Any]:
+        """Responses, verdicts and pairs of an iteration; the counts."""
+        folder, settings = self._folder(number), self.settings
+        loaded, processor = load_model(model, device=self.device)
+        responses = self_generate(
+            loaded,
+            processor,
+            self.trained,
+            folder / "responses.jsonl",
+            settings=settings.sampling,
+            progress=self.progress,
+        )
+        self.say(f"{folder.name}: {sum(len(item.answers) for item in responses)} answers")
+        verdicts = self_critic(
+            settings.critic.make(loaded, processor, self.external),
+            responses,
+            folder / "verdicts.jsonl",
+            batch_size=settings.critic.batch_size,
+            tokens_per_image=processor.tokens_per_image,
+            progress=self.progress,
+        )
+        found = build_pairs(verdicts, min_margin=settings.min_margin)
+        write_pair_files(found, folder, min_margin=settings.min_margin)
+        for line in found.told():
+            self.say(f"{folder.name}: {line}")
+        require_pairs(found)
+        return found.summary
+
+    def tune(self, number: int, start: str | None) -> str:
+        """Tune on the iteration's pairs and merge; the folder of the new model."""
+        folder = self._folder(number)
+        tuned, merged = folder / "tuned", folder / "model"
+        adapter = tune(
+            folder / PAIRS_FILE, start, tuned, self.settings.tuning, progress=self.progress
+        )
+        if not merged.exists():
+            merge(adapter, merged)
+        steps = read_json(tuned / "result.json")["steps"]
+        self.say(f"{folder.name}: tuned {steps} steps, model in {merged}")
+        return str(merged)
 
 
 def split_prompts(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt], list[Prompt]]:
@@ -215,59 +278,6 @@ def split_prompts(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt]
             f"{len(prompts)} prompts, {len(chosen)} of them held out: none is left to improve on"
         )
     return trained, [prompt for prompt in prompts if prompt.id in chosen]
-
-
-def _make_pairs(
-    model: Any,
-    processor: Any,
-    prompts: Sequence[Prompt],
-    folder: Path,
-    settings: ImprovementSettings,
-    external: Answerer | None,
-    progress: bool,
-    say: Callable[[str], object],
-) -> dict[str, Any]:
-    """Responses, verdicts and pairs of one iteration; the counts."""
-    responses: list[Responses] = self_generate(
-        model,
-        processor,
-        prompts,
-        folder / "responses.jsonl",
-        settings=settings.sampling,
-        progress=progress,
-    )
-    say(f"{folder.name}: {sum(len(r.answers) for r in responses)} answers")
-    verdicts = self_critic(
-        settings.critic.make(model, processor, external),
-        responses,
-        folder / "verdicts.jsonl",
-        batch_size=settings.critic.batch_size,
-        tokens_per_image=processor.tokens_per_image,
-        progress=progress,
-    )
-    found = build_pairs(verdicts, min_margin=settings.min_margin)
-    write_pair_files(found, folder, min_margin=settings.min_margin)
-    for line in found.told():
-        say(f"{folder.name}: {line}")
-    require_pairs(found)
-    return found.summary
-
-
-def _tune(
-    folder: Path,
-    start: str | None,
-    settings: ImprovementSettings,
-    progress: bool,
-    say: Callable[[str], object],
-) -> str:
-    """Tune on the folder's pairs and merge; the folder of the new model."""
-    merged = folder / "model"
-    adapter = tune(folder / PAIRS_FILE, start, folder / "tuned", settings.tuning, progress=progress)
-    if not (merged / "config.json").exists():
-        merge(adapter, merged)
-    result = json.loads((folder / "tuned" / "result.json").read_text(encoding="utf-8"))
-    say(f"{folder.name}: tuned {result['steps']} steps, model in {merged}")
-    return str(merged)
 
 
 def merge(adapter: Path, out: Path) -> None:

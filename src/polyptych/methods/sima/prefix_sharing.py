@@ -65,8 +65,8 @@ class SharedReader:
         self._fixed = self._nothing()
 
     @torch.inference_mode()
-    def last_logits(self, cases: Sequence[Case]) -> list[Float[Tensor, "R V"]]:
-        """Logits behind the last token of every row of every case."""
+    def last_logits(self, cases: Sequence[Case]) -> list[Float[Tensor, "_ V"]]:
+        """Logits behind the last token of every row, case by case."""
         rows = [row for case in cases for row in case.rows]
         owner = [index for index, case in enumerate(cases) for _ in case.rows]
         start = self._read_fixed(rows)

@@ -82,8 +82,8 @@ FULL = CriticPrompt(
                 "play board games for seven players at home."
             ),
             reason=(
-                "Both see the seven. Response 1 says of it what the ground truth says. Response 2 "
-                "adds a race of last year and board games, which nothing supports."
+                "Both see the seven. Response 1 says what it stands for and leaves it at that. "
+                "Response 2 adds a race of last year and board games, which nothing supports."
             ),
             verdict="1",
         ),

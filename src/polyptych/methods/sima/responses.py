@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from polyptych.data.records import ImageStore
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.local_model import model_hash, model_inputs
 from polyptych.evaluation.runner import batches_by_length
@@ -31,7 +30,7 @@ from polyptych.methods.sima.records import (
     prompt_line,
     responses_line,
 )
-from polyptych.methods.sima.stage_file import StageFile
+from polyptych.methods.sima.stage_file import StageFile, with_stored_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +96,7 @@ def self_generate(
         "template": processor.template,
         "settings": settings.run(),
     }
-    with ImageStore(out.parent) as store:
-        prompts = [dataclasses.replace(p, example=store.with_paths(p.example)) for p in prompts]
+    prompts = with_stored_images(prompts, out.parent)
     inputs = {prompt.id: prompt_line(prompt, out.parent) for prompt in prompts}
     if len(inputs) < len(prompts):
         raise PolyptychError(f"{len(prompts)} prompts have only {len(inputs)} different ids")

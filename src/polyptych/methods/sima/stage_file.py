@@ -11,16 +11,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from polyptych.data.records import dump_json, read_json, read_lines
+from polyptych.data.records import ImageStore, dump_json, read_json, read_lines
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.runner import progress_bar, versions
 from polyptych.files import line_writer, write_aside
-from polyptych.methods.sima.records import parse_object
+from polyptych.methods.sima.records import Prompt, parse_object
 
 
+@runtime_checkable
 class HasId(Protocol):
     """What a stage makes: it keeps the id of its prompt."""
 
@@ -135,6 +137,12 @@ class StageFile(Generic[Made]):
                 file.writelines(self._line(item) for item in made)
             self.running.unlink(missing_ok=True)
         return made
+
+
+def with_stored_images(prompts: Iterable[Prompt], folder: Path) -> list[Prompt]:
+    """Prompts whose images given as bytes have become files in the folder."""
+    with ImageStore(folder) as store:
+        return [replace(prompt, example=store.with_paths(prompt.example)) for prompt in prompts]
 
 
 def first_difference(found: Any, now: Any, name: str = "") -> str:
