@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from polyptych import cli
 from polyptych.data.records import read_json
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.judge import (
@@ -192,7 +194,29 @@ def test_a_local_model_judges_a_whole_run(data: Path, tmp_path: Path) -> None:
     assert 0 <= found["score[released]"].value <= 6
     assert found[UNPARSABLE].count == 12
     assert (tmp_path / REPLIES_FILE).exists()
-    assert UNPARSABLE in {score["name"] for score in read_json(tmp_path / "scores.json")["scores"]}
+    record = read_json(tmp_path / "scores.json")
+    assert UNPARSABLE in {score["name"] for score in record["scores"]}
+    assert record["origin"]["judge"]["model"]["hash"] == record["model"]["hash"]
+
+
+def test_a_file_of_answers_is_scored_with_recorded_replies(data: Path, tmp_path: Path) -> None:
+    def score(*words: str | Path) -> Any:
+        asked = ["score", tmp_path / "made.jsonl", "mm_vet", "--data", data, *words]
+        return CliRunner().invoke(cli.app, [str(word) for word in asked])
+
+    task, folder = load_task("mm_vet", data), tmp_path / "run"
+    scored(task, Judge(lambda _: "0.5"), folder)
+    lines = [{"question_id": p.id, "text": p.text} for p in answers(task)[1]]
+    (tmp_path / "made.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    refused = score()
+    assert refused.exit_code == 2
+    assert "name a --judge" in refused.stderr
+    found = score("--judge", folder / REPLIES_FILE)
+    assert found.exit_code == 0, found.output
+    assert "score[fixed]" in found.output
+    assert "0.5000" in found.output
+    again = score()  # the replies now stand beside the file
+    assert again.output == found.output
 
 
 @pytest.mark.parametrize("name", JUDGED)

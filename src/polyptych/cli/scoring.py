@@ -47,6 +47,16 @@ def score(
             help="Without a TASK: metrics, separated by commas; default: cider,bleu,rouge_l."
         ),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Who judges answers that no rule can score: named as for evaluate, or the "
+            "judge.jsonl of an earlier run, which asks nobody."
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="What the judge's server calls its model.")
+    ] = None,
     json: Annotated[
         Path | None, typer.Option(help="File for the values of the whole set and of each item.")
     ] = None,
@@ -54,12 +64,15 @@ def score(
     """Score a file of predictions; needs no model and no Java.
 
     With a TASK, what is wrong in the file is named and the rest is scored; the exit code is then 1.
+    A judge's replies are stored beside the file, and read again where they are.
     """
     if task is not None:
         if metrics is not None:
             raise PolyptychError("a task has its own metrics; leave out --metrics or the task")
-        _score_task(predictions, task, data, json)
+        _score_task(predictions, _judged(task, data, predictions.parent, judge, judge_model), json)
         return
+    if judge is not None:
+        raise PolyptychError("--judge needs a TASK that has its answers judged")
     from polyptych.evaluation.scoring_file import score_file
 
     names = [name.strip() for name in (metrics or "cider,bleu,rouge_l").split(",") if name.strip()]
@@ -67,15 +80,31 @@ def score(
         typer.echo(f"{result.name:<16} {result.value:.6f}  n={result.count}")
 
 
-def _score_task(predictions: Path, name: str, data: Path | None, json: Path | None) -> None:
-    from polyptych.evaluation.answers_file import read_answers
-    from polyptych.evaluation.scorers import estimate, image_clusters, measure
-    from polyptych.evaluation.scoring_file import write_scores
+def _judged(
+    name: str, data: Path | None, folder: Path, judge: str | None, judge_model: str | None
+) -> Any:
+    """The task with scorers; where a judge has to grade, asked now or before."""
+    from polyptych.evaluation.judge import with_judge, with_recorded_replies
     from polyptych.evaluation.tasks.finding import find_task
 
     task = find_task(name, data=data)
+    if judge is None:
+        task = with_recorded_replies(task, folder)
+    else:
+        from polyptych.serving.answerers import load_answerer
+
+        task = with_judge(task, load_answerer(judge, api_model=judge_model), folder)
     if not task.scorers:
-        raise PolyptychError(f"{name}: no public answers here; its server scores the predictions")
+        how = "its server scores the predictions" if task.judging is None else "name a --judge"
+        raise PolyptychError(f"{name}: no public answers here; {how}")
+    return task
+
+
+def _score_task(predictions: Path, task: Any, json: Path | None) -> None:
+    from polyptych.evaluation.answers_file import read_answers
+    from polyptych.evaluation.scorers import estimate, image_clusters, measure
+    from polyptych.evaluation.scoring_file import write_scores
+
     answers = read_answers(predictions, list(task.load()))
     clusters = image_clusters(answers.examples)
     scores = [

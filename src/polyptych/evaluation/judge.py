@@ -12,8 +12,8 @@ asked unless a judge is given.
 
 ``judge.jsonl`` has a line per answer with the judge's prompt and, as ``prediction``, its reply. It
 is written as predictions are: a killed run goes on where it stopped, and replies of another judge
-or about other answers are refused. The share of replies that cannot be read is
-``unparsable[judge]``; what such a reply counts for is each benchmark's affair.
+or about other answers are refused. ``scores.json`` says who judged. The share of replies that
+cannot be read is ``unparsable[judge]``; what such a reply counts for is each benchmark's affair.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def with_judge(task: Task, judge: Answerer, folder: str | Path, *, progress: boo
         made = generate(judge, requests, path, settings=settings, progress=progress)
         return [reply.text for reply in made]
 
-    return replace(task, scorers=(*task.scorers, _scorer(judging, replies)))
+    origin = {**task.origin, "judge": {"name": judge.name, **judge.context()}}
+    return replace(task, scorers=(*task.scorers, _scorer(judging, replies)), origin=origin)
 
 
 def with_recorded_replies(task: Task, folder: str | Path) -> Task:

@@ -3,6 +3,7 @@
 load_answerer("storybook-sam")                                    bundled, a folder, a hub name
 load_answerer("http://localhost:8000/v1", api_model="my-model")   any server of OpenAI's API
 load_answerer("my_module:my_function")                            function(prompt, images) -> str
+load_answerer("runs/mm_vet/judge.jsonl")                          what was answered before
 """
 
 from __future__ import annotations
@@ -54,12 +55,20 @@ def load_answerer(
         raise PolyptychError(f"a model's name for a server, but {name!r} is no http:// address")
     if name is not None and _is_function(name):
         return FunctionAnswerer(*name.split(":"))
+    if name is not None and _is_record(name):
+        from polyptych.evaluation.judge import RecordedJudge
+
+        return RecordedJudge(name)
     return _load_model(name, device)
 
 
 def is_in_memory(name: str | None) -> bool:
     """Whether a name means a model that is loaded here, so that a device matters."""
-    return name is None or not (_is_address(name) or _is_function(name))
+    return name is None or not (_is_address(name) or _is_function(name) or _is_record(name))
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".jsonl")
 
 
 def _is_address(name: str) -> bool:
