@@ -57,6 +57,7 @@ COMMANDS = [
     ["index", "search"],
     ["index", "add"],
     ["index", "neighbors"],
+    ["index", "attach"],
     ["index", "info"],
 ]
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, LlamaTokenizer
+from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, LlamaTokenizer
 
+from polyptych.data.collation import Collator
 from polyptych.data.conversation import shot_text
 from polyptych.data.readers.llava import parse_llava
 from polyptych.data.tokenization import TokenizationSettings, encode_example
 from polyptych.errors import PolyptychError
 from polyptych.methods.camml.conversion import convert_checkpoint, convert_released, to_released
 from polyptych.methods.camml.parity import read_golden, run
-from polyptych.schema import Example, ImageRef, Message, TextBlock
+from polyptych.models.llava_conversion import pad_to_square
+from polyptych.models.processor import PolyptychProcessor
+from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
 
 CASES = ("a", "b")
 
@@ -161,6 +166,58 @@ def test_rows_equal_the_published_ones(golden_dir: Path, recipe: str, context: s
         assert row.input_ids.index(PLACE) == item["input_ids"].index(MARK)  # before the image
         words = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in item["context"]]
         assert row.shots == tuple([tokenizer.bos_token_id, *ids] for ids in words)
+
+
+@pytest.mark.shared_data
+def test_a_batch_equals_the_published_one(golden_dir: Path) -> None:
+    """Rows, labels, mask, and the pixels of questions and shots."""
+    folder = golden_dir / "data"
+    golden = load_file(folder / "collated.safetensors")
+    recipe = json.loads((folder / "samples.json").read_text("utf-8"))["train_camml"]
+    clip = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    processor = PolyptychProcessor(
+        pad_to_square(clip),
+        LlamaTokenizer.from_pretrained(folder, legacy=True, pad_token="<unk>"),
+        image_token_id=MARK,
+        tokens_per_image=1,
+        template="vicuna_v1",
+        context_tokens=1,
+        context_token_id=PLACE,
+        context_template="released_instruction",
+    )
+    examples = [here(example, folder) for _, example in examples_of(recipe)]
+    batch: Any = Collator(processor, training=True)(examples)
+    ids = batch["input_ids"].masked_fill(batch["input_ids"] == PLACE, MARK)
+    assert torch.equal(ids, golden["input_ids"])
+    assert torch.equal(batch["labels"], golden["labels"])
+    assert torch.equal(batch["attention_mask"], golden["attention_mask"])
+    assert batch["image_counts"].tolist() == [1, 1, 0]
+    assert batch["shot_counts"].tolist() == [3, 3, 3]
+    # A question without an image has none here, and zeros in the release.
+    torch.testing.assert_close(batch["pixel_values"], golden["images"][:2], atol=1e-6, rtol=0)
+    assert not golden["images"][2].any()
+    shots = batch["shot_pixel_values"].unflatten(0, (3, 3))
+    torch.testing.assert_close(shots[0], golden["images_ret.0"], atol=1e-6, rtol=0)
+    assert torch.equal(shots[0], shots[1]) and torch.equal(shots[0], shots[2])
+
+
+def here(example: Example, folder: Path) -> Example:
+    """The example with its images where they are; its shots are rows 2, 0 and 1 of the index."""
+
+    def placed(path: str) -> tuple[ImageRef, ...]:
+        return (ImageRef(path=str(folder / path)),)
+
+    shots = tuple(
+        replace(shot, messages=with_image(shot.messages), images=placed(f"r{row}.png"))
+        for shot, row in zip(example.shots, (2, 0, 1), strict=True)
+    )
+    images = placed("q.png") if example.images else ()
+    return replace(example, images=images, shots=shots)
+
+
+def with_image(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """A shot whose image is told of, too."""
+    return (replace(messages[0], content=(ImageBlock(), *messages[0].content)), *messages[1:])
 
 
 def test_shots_become_one_text() -> None:

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from polyptych import cli
+from polyptych.data.images import load_image
 from polyptych.data.records import read_records
 from polyptych.retrieval.neighbors import NeighborTable
 from polyptych.storybook.generation import write_dataset
@@ -61,6 +62,20 @@ def test_neighbors_of_a_data_set(facts: Path, index: Path) -> None:
     table = NeighborTable(out)
     for example in read_records(facts):
         assert example.id not in {hit.id for hit in table.hits(example)}
+
+
+def test_a_data_set_with_its_neighbors_as_shots(facts: Path, index: Path) -> None:
+    table, out = facts.parent / "attached.neighbors", facts.parent / "attached" / "shots.jsonl"
+    run("neighbors", index, facts, "--out", table, "--top-k", 4)
+    result = run("attach", index, facts, table, "--out", out, "--shots", 3)
+    assert result.exit_code == 0, result.output
+    assert "12 examples with their shots" in result.output
+    known = NeighborTable(table)
+    for plain, example in zip(read_records(facts), read_records(out), strict=True):
+        assert (example.id, example.messages) == (plain.id, plain.messages)
+        assert [shot.id for shot in example.shots] == [hit.id for hit in known.hits(plain)[:3]]
+        for ref in (*example.images, *(image for shot in example.shots for image in shot.images)):
+            load_image(ref)
 
 
 @pytest.mark.parametrize(

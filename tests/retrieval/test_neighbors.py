@@ -58,7 +58,7 @@ def test_shots_are_the_entries_themselves(
     tmp_path: Path, retriever: Retriever, entries: list[Example]
 ) -> None:
     table = build_neighbors(entries, retriever, tmp_path / "t", settings=NeighborSettings(5))
-    example = with_shots(entries[0], table, retriever, count=2)
+    example = with_shots(entries[0], table, retriever.store, count=2)
     assert [shot.id for shot in example.shots] == [hit.id for hit in table.hits(entries[0])[:2]]
     originals = {e.id: e for e in entries}
     for shot in example.shots:
@@ -106,7 +106,7 @@ def test_changed_data_and_another_index_are_noticed(
     add_to_index([entry(77)], retriever.store.folder, ToyEncoder())
     grown = Retriever(retriever.store.folder, ToyEncoder())
     with pytest.raises(PolyptychError, match="make the table again"):
-        with_shots(entries[0], table, grown)
+        with_shots(entries[0], table, grown.store)
     again = build_neighbors(entries, grown, tmp_path / "t")
     assert again.index_fingerprint == grown.store.info.fingerprint
 

@@ -4,6 +4,8 @@ arXiv 2401.03149; sizes and training are those of the released scripts. All but 
 Training starts from CLIP, Vicuna and LLaVA's pre-trained projector, saved together as one of our
 LLaVA folders, on records whose ``shots`` retrieval has filled::
 
+    polyptych index neighbors INDEX DATA --top-k 3 --out TABLE
+    polyptych index attach INDEX DATA TABLE --out RECORDS.jsonl
     polyptych train camml_7b model.checkpoint=LLAVA 'data.train=["RECORDS.jsonl"]'
 
 The released scripts ask for a cosine schedule, but hand DeepSpeed a scheduler of its own that
@@ -16,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 from polyptych.methods.camml.model import PolyptychCammlConfig
-from polyptych.training.recipe import ModelRecipe, OptimizerRecipe, Recipe
+from polyptych.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, Recipe
 
 CLIP_L: dict[str, Any] = {
     "model_type": "clip_vision_model",
@@ -76,6 +78,7 @@ RECIPE = Recipe(
     stage="finetune",
     model=ModelRecipe(config=CONFIG, layout={"context_template": "instruction"}),
     trainable=("language_model", "connector", "camml"),  # released: everything but CLIP
+    data=DataRecipe(random_shots=3),
     optimizer=OptimizerRecipe(
         learning_rate=2e-5,
         weight_decay=0.0,

@@ -10,7 +10,7 @@ from typing import Any
 
 from polyptych.methods.camml.model import PolyptychCammlConfig
 from polyptych.recipes import camml_7b, camml_13b, camml_sqa_7b
-from polyptych.training.recipe import ModelRecipe
+from polyptych.training.recipe import DataRecipe, ModelRecipe
 
 CONFIG: dict[str, Any] = {
     **camml_sqa_7b.CONFIG,
@@ -29,6 +29,7 @@ RECIPE = camml_sqa_7b.RECIPE.model_copy(
     update={
         "name": "camml-sqa-13b",
         "model": ModelRecipe(config=CONFIG, layout=camml_sqa_7b.RECIPE.model.layout),
+        "data": DataRecipe(random_shots=3),
     }
 )
 """The released training: twelve epochs."""

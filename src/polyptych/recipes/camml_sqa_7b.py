@@ -14,7 +14,7 @@ from typing import Any
 
 from polyptych.methods.camml.model import PolyptychCammlConfig
 from polyptych.recipes import camml_7b
-from polyptych.training.recipe import ModelRecipe
+from polyptych.training.recipe import DataRecipe, ModelRecipe
 
 VICUNA_V1_3 = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
 """Where it differs from v1.5."""
@@ -39,6 +39,7 @@ RECIPE = camml_7b.RECIPE.model_copy(
         "model": ModelRecipe(
             config=CONFIG, layout={"context_template": "science", "max_length": 2048}
         ),
+        "data": DataRecipe(random_shots=1),
         "optimizer": camml_7b.RECIPE.optimizer.model_copy(update={"warmup_steps": 72}),
         "steps": 2388,  # twelve epochs of 12,726 problems
     }

@@ -41,6 +41,10 @@ def add_commands(app: typer.Typer, example: Callable[[str], str]) -> None:
         (search, "polyptych index search data/facts.index --image question.png"),
         (add, "polyptych index add data/facts.index data/more_facts"),
         (neighbors, "polyptych index neighbors data/facts.index data/train --out train.neighbors"),
+        (
+            attach,
+            "polyptych index attach data/facts.index data/train train.neighbors --out shots.jsonl",
+        ),
         (info, "polyptych index info data/facts.index"),
     ):
         app.command(epilog=example(words))(function)
@@ -181,6 +185,28 @@ def neighbors(
         embedding=_settings(batch_size, workers, ray),
     )
     typer.echo(f"{table.mean_count:.1f} neighbors of each of {len(table)} examples in {out}")
+
+
+def attach(
+    index: IndexArgument,
+    data: DataArgument,
+    table: Annotated[Path, typer.Argument(help="What index neighbors has written for DATA.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of records with shots (JSONL).")],
+    shots: Annotated[
+        int | None, typer.Option("--shots", "-k", min=1, help="Of each; default: all in the table.")
+    ] = None,
+) -> None:
+    """Write a data set with its neighbors as shots, ready for training and evaluation."""
+    from polyptych.data.readers import read_examples
+    from polyptych.data.records import write_records
+    from polyptych.retrieval.neighbors import NeighborTable, with_shots
+    from polyptych.retrieval.store import Store
+
+    store, neighbors_of = Store(index), NeighborTable(table)
+    count = write_records(
+        out, (with_shots(each, neighbors_of, store, shots) for each in read_examples(data))
+    )
+    typer.echo(f"{count} examples with their shots in {out}")
 
 
 def info(index: IndexArgument) -> None:

@@ -25,6 +25,7 @@ from polyptych.retrieval.inputs import (
 )
 from polyptych.retrieval.optional import OptionalModule
 from polyptych.retrieval.retriever import Hit, LeftOut, Retriever
+from polyptych.retrieval.store import Store
 from polyptych.schema import Example
 
 if TYPE_CHECKING:
@@ -148,27 +149,27 @@ def build_neighbors(
 
 
 def with_shots(
-    example: Example, table: NeighborTable, retriever: Retriever, count: int | None = None
+    example: Example, table: NeighborTable, store: Store, count: int | None = None
 ) -> Example:
     """The example with its nearest entries as shots.
 
     Args:
         example: One of the table's dataset.
         table: Its neighbors.
-        retriever: Of the index that the table was made with.
+        store: Of the index that the table was made with.
         count: How many; None for all that the table has.
 
     Raises:
         PolyptychError: If the table is of another index or does not know the example.
     """
-    found = retriever.store.info.fingerprint
+    found = store.info.fingerprint
     if found != table.index_fingerprint:
         raise PolyptychError(
             f"{table.path}: neighbors in index {table.index_fingerprint}, not in "
-            f"{retriever.store.folder} ({found}); make the table again"
+            f"{store.folder} ({found}); make the table again"
         )
     hits = table.hits(example)[:count]
-    return replace(example, shots=tuple(retriever.example(hit) for hit in hits))
+    return replace(example, shots=tuple(store.example(hit.row) for hit in hits))
 
 
 def data_fingerprint(examples: Sequence[Example]) -> str:

@@ -25,6 +25,7 @@ from polyptych.errors import PolyptychError
 from polyptych.language.state_cache import StateCache
 from polyptych.schema import Batch, Example, ImageRef
 from polyptych.training.recipe import DataSource, Recipe
+from polyptych.training.shots import RandomShots
 from polyptych.vision.feature_cache import FeatureCache, encoder_fingerprint
 
 _FINGERPRINTED = 1000
@@ -147,13 +148,15 @@ class TrainingData:
         if not self.train_size:
             left_out = f" ({sum(self.dropped.values())} are left out)" if self.dropped else ""
             raise PolyptychError(f"recipe {recipe.name}: 0 examples to learn from{left_out}")
-        self.train: Mixture = mixture(
+        self.train: Mixture | RandomShots = mixture(
             self.sets,
             _shares(self._weights, [len(examples) for examples in self.sets]),
             seed=recipe.seed,
             length=recipe.steps * recipe.global_batch_size,
             block=recipe.global_batch_size if recipe.data.exact_shares else None,
         )
+        if recipe.data.random_shots is not None:
+            self.train = RandomShots(self.train, recipe.data.random_shots, recipe.seed)
 
     def texts(self) -> Iterator[str]:
         """All words of the training sets, for a tokenizer of one's own."""

@@ -81,6 +81,9 @@ class DataRecipe(_Part):
     exact_shares: bool = False
     """Every step holds each source's share exactly (24 of one and 64 of another), instead of on
     average."""
+    random_shots: int | None = Field(default=None, gt=0)
+    """An example has its first 1 to so many shots, by a chance that is drawn anew each time it
+    comes; None: all that its record has."""
     shard_cache: str | None = None
     """Folder for shards that are fetched from elsewhere; None: in the system's temporary folder."""
     shard_cache_bytes: int | None = Field(default=None, gt=0)

@@ -166,6 +166,8 @@ class VisionEncoder(nn.Module):
     def _encode(self, pixel_values: Float[Tensor, "I 3 H W"]) -> Float[Tensor, "I P D_v"]:
         if self.choice.layer == -1:
             features = self.model(pixel_values=pixel_values).last_hidden_state
+        elif (layer := self._unread_layer) is not None:
+            features = self._before_layer(layer, pixel_values)
         else:
             states = self.model(pixel_values=pixel_values, output_hidden_states=True).hidden_states
             features = states[self.choice.layer]
@@ -177,3 +179,39 @@ class VisionEncoder(nn.Module):
         if self.choice.has_class_token and not self.choice.keep_class_token:
             features = features[:, 1:]
         return features
+
+    @property
+    def _unread_layer(self) -> int | None:
+        """The first layer behind what is read; None where every layer counts, and for maps."""
+        if self.choice.is_map:
+            return None
+        depth = self.config.num_hidden_layers
+        layer = self.choice.layer % (depth + 1)
+        return layer if layer < depth else None
+
+    def _before_layer(
+        self, layer: int, pixel_values: Float[Tensor, "I 3 H W"]
+    ) -> Float[Tensor, "I P D_v"]:
+        """What enters a layer; that layer and those behind it, which nobody reads, do not run."""
+        handle = self.model.encoder.layers[layer].register_forward_pre_hook(
+            _stop, prepend=True, with_kwargs=True
+        )
+        try:
+            self.model(pixel_values=pixel_values)
+        except _Reached as reached:
+            return reached.states
+        finally:
+            handle.remove()
+        raise AssertionError(f"{type(self.model).__name__} does not run its layer {layer}")
+
+
+class _Reached(Exception):
+    """Carries hidden states out of an encoder whose remaining layers are not wanted."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+def _stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    raise _Reached(args[0] if args else kwargs["hidden_states"])
