@@ -81,7 +81,10 @@ COCO_DOUBLE_WORDS: dict[str, str] = {
     "toilet seat": "toilet",
     "wine glas": "wine glass",
 }
-"""Two words to what they are read as, for the public list of COCO's 80 objects."""
+"""Two words to what they are read as, for the public list of COCO's 80 objects.
+
+The pairs are part of the metric's definition (github.com/LisaAnne/Hallucination, BSD-2-Clause).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +270,8 @@ def chair(finder: ObjectFinder, caption: str, truth: frozenset[str]) -> CaptionC
     words, mentions = finder.find(caption)
     wrong = [mention for mention in mentions if mention.name not in truth]
     if finder.flavor == "released":
-        wrong = list({mention.word: mention for mention in reversed(wrong)}.values())[::-1]
-        wrong.sort(key=lambda mention: mention.index)
+        first = {mention.word: mention for mention in reversed(wrong)}
+        wrong = sorted(first.values(), key=lambda mention: mention.index)
     return CaptionChair(words, mentions, tuple(wrong), truth)
 
 
