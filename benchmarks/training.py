@@ -163,14 +163,21 @@ def exponent(rows: Sequence[dict[str, Any]], variant: str) -> float:
     return math.log(times[many] / times[few]) / math.log(many / few)
 
 
+def pair(name: str, width: int) -> dict[str, nn.Module]:
+    """A method's base and the method on it, with the same weights in what both have."""
+    without, method = (build(width) for build in OVERHEADS[name])
+    method.load_state_dict(without.state_dict(), strict=False)
+    return {"without": without, "with": method}
+
+
 def overheads(width: int, images: int, repeats: int) -> list[dict[str, Any]]:
     """Processor time with the method over that without."""
     batch, rows = batch_of(images), []
-    for name, (without, method) in OVERHEADS.items():
-        pair = {"without": without(width), "with": method(width)}
-        tasks = {side: partial(step, model, batch) for side, model in pair.items()}
+    for name in OVERHEADS:
+        models = pair(name, width)
+        tasks = {side: partial(step, model, batch) for side, model in models.items()}
         result = measure(tasks, repeats, 60.0, summarize=min)
-        times = {side: result[side]["cpu_ms"] for side in pair}
+        times = {side: result[side]["cpu_ms"] for side in models}
         rows.append({"method": name, "images": images, **times})
     return rows
 

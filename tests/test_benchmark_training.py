@@ -29,9 +29,11 @@ def bench() -> Iterator[ModuleType]:
 def test_methods_start_as_their_base(bench: ModuleType) -> None:
     """Equal weights otherwise: a zero-initialized method has the loss of the model without it."""
     batch = bench.batch_of(3)
-    for name, (without, method) in bench.OVERHEADS.items():
+    for name in bench.OVERHEADS:
         with torch.no_grad():
-            losses = [build(16)(**batch, use_cache=False).loss for build in (without, method)]
+            losses = [
+                model(**batch, use_cache=False).loss for model in bench.pair(name, 16).values()
+            ]
         torch.testing.assert_close(losses[0], losses[1], msg=name)
 
 

@@ -39,6 +39,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
     paths = [str(SOURCE), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else a busy machine leaves them no time
     yield Cluster("local", workers=2)
     ray.shutdown()
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from training_runs import run, small_model, small_recipe
 
-from polyptych.testing import tiny_examples
+from polyptych.testing import tiny_cheetah, tiny_examples
 from polyptych.training.supervised import SupervisedTrainer
 from polyptych.training.tracking import Tracker
 
@@ -42,6 +42,17 @@ def mixed(out: Path, **kwargs: Any) -> None:
         **kwargs,
     }
     run(out, **kwargs)
+
+
+def cached(folder: Path, name: str) -> None:
+    """VPG-C alone is trained, on kept features and states, which the first process computes."""
+    data = {
+        "feature_cache": str(folder / f"{name}-features"),
+        "state_cache": str(folder / f"{name}-states"),
+        "workers": 1,
+    }
+    recipe = small_recipe(**{**MIXED, "trainable": ("vpgc",), "steps": 2, "data": data})
+    mixed(folder / name, recipe=recipe, model=tiny_cheetah())
 
 
 def stopped(out: Path, step: int, **kwargs: Any) -> None:
@@ -86,6 +97,7 @@ def main(folder: Path, parallel: str) -> None:
         with_gradients(folder / "two.safetensors", lambda: mixed(folder / "two"))
         stopped(folder / "two-then-one", 3)
         mixed(folder / "one-then-two")
+        cached(folder, "two-cached")
     else:
         mixed(folder / "whole", parallel=parallel)
         stopped(folder / "cut", 3, parallel=parallel)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from process_runs import mixed, stopped, with_gradients
+from process_runs import cached, mixed, stopped, with_gradients
 from safetensors.torch import load_file
 from training_runs import logged
 
@@ -35,6 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     with_gradients(folder / "one.safetensors", lambda: mixed(folder / "one"))
     stopped(folder / "one-then-two", 3)
+    cached(folder, "one-cached")
     done = torchrun(HERE / "process_runs.py", folder, "ddp")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "done").exists()
@@ -64,6 +65,16 @@ def test_gradients_are_those_of_one_process(runs: Path) -> None:
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-6, rtol=1e-3, msg=name)
     assert max(float(value.abs().max()) for value in one.values()) > 1e-3
+
+
+def test_kept_features_and_states_are_computed_by_one_and_read_by_all(runs: Path) -> None:
+    losses = logged(runs / "two-cached")
+    assert losses == pytest.approx(logged(runs / "one-cached"), abs=1e-5)
+    assert losses[0] != losses[1]
+    for kind in ("features", "states"):
+        one, two = (runs / f"{name}-cached-{kind}" for name in ("one", "two"))
+        for path in one.iterdir():
+            assert (two / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 @pytest.mark.slow
