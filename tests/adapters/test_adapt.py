@@ -200,6 +200,13 @@ def test_files_are_loaded_strictly(tmp_path: Path) -> None:
         told = {**record, "base": {**record["base"], "name": str(tmp_path / "base"), **changes}}
         (tmp_path / "polyptych_adapter.json").write_text(json.dumps(told))
 
+    again, _ = adapt(base, adapter=tmp_path, processor=processor.processor)
+    batch = processor.collate(MIXED[:1], training=True)
+    assert torch.equal(logits_of(model, batch), logits_of(again, batch))
+    other = base_model("llava")
+    torch.nn.init.normal_(other.get_parameter("model.language_model.norm.weight"))
+    with pytest.raises(PolyptychError, match=r"another base: its weights is \w+, this base's \w+"):
+        adapt(other, adapter=tmp_path)
     say(hidden_size=64)
     with pytest.raises(PolyptychError, match="its hidden_size is 64, this base's 32"):
         adapt(tmp_path)

@@ -145,3 +145,25 @@ def test_words_that_do_not_fit_together_are_refused(bases: Path) -> None:
         adapted_for(load_recipe("storybook_finetune"), str(bases / "llava"), None)
     small, _ = adapted_for(load_recipe("modern"), str(bases / "llava"), None)
     assert small.dtype == torch.bfloat16 and [*small.methods] == ["sam", "vpgc"]
+
+
+def test_lora_of_a_recipe_learns_beside_the_methods(
+    records: Path, bases: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    data = json.dumps({"train": [str(records)]})
+    overrides = [*TINY, f"data={data}", 'lora={"rank": 2, "alpha": 4}']
+    recipe = load_recipe("modern").with_overrides(overrides)
+    model, processor = adapted_for(recipe, str(bases / "llava"), "sam")
+    train(recipe, out=tmp_path, model=model, processor=processor)
+    learned = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert all("lora_" in name or "polyptych_methods" in name for name in learned)
+    assert not [name for name in learned if "vision" in name]
+    saved, _ = adapt(tmp_path / "final")
+    examples = list(read_records(records / "records.jsonl"))[:2]
+    batch = processor.collate(examples, training=True)
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            saved(**batch).logits, model(**batch).logits, atol=1e-5, rtol=1e-4
+        )

@@ -23,6 +23,7 @@ from polyptych.adapters.families import FAMILIES, Family, family_of
 from polyptych.adapters.files import (
     CONFIG_FILE,
     check_base,
+    describe_base,
     is_of_method,
     load_weights,
     read_adapter_config,
@@ -91,7 +92,10 @@ class AdaptedModel:
         model: Any = self
         weights = dict(model.state_dict() if state_dict is None else state_dict)
         own = {name: weights.pop(name) for name in [*weights] if is_of_method(name)}
-        save_adapter(model.config, own, self.methods, self.seams.context_token_id, save_directory)
+        if self.methods:
+            base = describe_base(model.config, weights)
+            context = self.seams.context_token_id
+            save_adapter(save_directory, base, own, self.methods, context)
         if any(p.requires_grad for n, p in model.named_parameters() if not is_of_method(n)):
             super().save_pretrained(  # type: ignore[misc]
                 save_directory, state_dict=weights, save_original_format=False, **kwargs
@@ -102,6 +106,7 @@ def adapt(
     model_or_path: Any,
     methods: Sequence[Method] | None = None,
     *,
+    adapter: str | Path | None = None,
     processor: Any = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
@@ -114,6 +119,7 @@ def adapt(
         model_or_path: A model of a known family; or a folder or hub name of one; or a folder that
             an adapted model was saved in, with the methods it has.
         methods: Any of them, each once; None: those of the folder.
+        adapter: Folder of methods for a base that is given beside it.
         processor: The family's own processor, where a model is given.
         seed: Decides the methods' first weights.
         dtype: Type of a loaded base.
@@ -122,30 +128,30 @@ def adapt(
         PolyptychError: If the family is not known, needs code of its own, or has no weights; if two
             methods want the same name or placeholder; if an adapter belongs to another base.
     """
-    record = None
-    if isinstance(model_or_path, str | Path) and Path(model_or_path, CONFIG_FILE).exists():
-        record = read_adapter_config(model_or_path)
+    is_path = isinstance(model_or_path, str | Path)
+    if adapter is None and is_path and Path(model_or_path, CONFIG_FILE).exists():
+        adapter = model_or_path
+    record = None if adapter is None else read_adapter_config(adapter)
+    if record is not None:
         if methods is not None:
             raise PolyptychError(
-                f"{model_or_path} has the methods {', '.join(record['methods'])}; "
-                f"{len(methods)} more were named"
+                f"{adapter} has the methods {', '.join(record['methods'])}; {len(methods)} more "
+                "were named"
             )
         methods = [
-            _method_type(name, model_or_path)(**sizes) for name, sizes in record["methods"].items()
+            _method_type(name, adapter)(**sizes) for name, sizes in record["methods"].items()
         ]
-    if isinstance(model_or_path, str | Path):
+    model = model_or_path
+    if is_path:
         base = _base_of(str(model_or_path), record)
         model = load_base(base, dtype)
-        family = family_of(model.config.model_type)
-        parts = str(model_or_path) if _has_tokenizer(model_or_path) else base
-        processor = processor or load_processor(parts, family)
-    else:
-        model = model_or_path
+        parts = next(path for path in (adapter, base) if path == base or _has_tokenizer(path))
+        processor = processor or load_processor(str(parts), family_of(model.config.model_type))
     if record is not None:
-        check_base(model.config, record, model_or_path)
+        check_base(model, record, adapter)
     attach(model, methods or (), processor, seed, record["context_token_id"] if record else None)
-    if record is not None:
-        load_weights(model, model_or_path)
+    if adapter is not None:
+        load_weights(model, adapter)
     if processor is None:
         return Adapted(model, None)
     return Adapted(model, FamilyProcessor.of(processor, model))
@@ -263,14 +269,13 @@ def _base_of(path: str, record: dict[str, Any] | None) -> str:
     name = record["base"]["name"]
     if not name:
         raise PolyptychError(
-            f"{path}: an adapter without its base, which had no name; load the base and give both "
-            "to adapt"
+            f"{path}: an adapter without its base, which had no name: adapt(BASE, adapter={path!r})"
         )
     return name
 
 
-def _has_tokenizer(path: str | Path) -> bool:
-    return Path(path, "tokenizer_config.json").exists()
+def _has_tokenizer(path: str | Path | None) -> bool:
+    return path is not None and Path(path, "tokenizer_config.json").exists()
 
 
 def _marker_ids(family: Family, processor: Any) -> dict[str, list[int]]:

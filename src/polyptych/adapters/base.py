@@ -4,6 +4,8 @@ Three hooks, registered once. The one before the model sees ids and images toget
 and in every form of generation: there guidance changes the visual tokens, and there the record of
 the prefill begins. One after the table of embeddings puts context tokens at their placeholders. One
 before decoder layer k adds what VPG-C found. Steps of single new tokens pass through unseen.
+
+What is known of a prefill lies on the object between the hooks: one call at a time per model.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class BaseVLM:
         if "mm_encoder_outputs" not in inspect.signature(self.inner.forward).parameters:
             raise PolyptychError(
                 f"{type(self.inner).__name__} of this transformers takes no mm_encoder_outputs, "
-                "which methods hand visual tokens over by; 5.20 and later are supported"
+                "which methods hand visual tokens over by; 5.23 is tested"
             )
         if self.family.grouping == "marker" and "end_marker" not in marker_ids:
             raise PolyptychError(

@@ -7,6 +7,7 @@ polyptych_adapter.safetensors   weights by their names in the model; the same in
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,15 +30,26 @@ WEIGHTS_FILE = "polyptych_adapter.safetensors"
 _FORMAT = 1
 
 
-def describe_base(config: Any) -> dict[str, Any]:
-    """What tells one base from another."""
+def describe_base(config: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What tells one base from another, also under another name or in another precision."""
     sizes = BaseSizes.of(config)
     return {
         "name": config.name_or_path,
         "model_type": config.model_type,
         "hidden_size": sizes.hidden_size,
         "num_layers": sizes.num_layers,
+        "weights": _fingerprint(weights),
     }
+
+
+def _fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Twelve hex digits of names, shapes and a few numbers of every weight, as bfloat16."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        flat = weight.detach().reshape(-1)
+        some = flat[:: max(1, flat.numel() // 8)].to(torch.bfloat16).float().cpu().tolist()
+        digest.update(f"{name} {tuple(weight.shape)} {some}".encode())
+    return digest.hexdigest()[:12]
 
 
 def is_of_method(name: str) -> bool:
@@ -46,11 +58,11 @@ def is_of_method(name: str) -> bool:
 
 
 def save_adapter(
-    config: Any,
+    folder: str | Path,
+    base: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     methods: Mapping[str, Method],
     context_token_id: int | None,
-    folder: str | Path,
 ) -> None:
     """Write both files, the weights first.
 
@@ -63,7 +75,7 @@ def save_adapter(
         file.write(save(kept))
     record = {
         "format": _FORMAT,
-        "base": describe_base(config),
+        "base": base,
         "methods": {name: dataclasses.asdict(m) for name, m in methods.items()},  # type: ignore[call-overload]
         "context_token_id": context_token_id,
     }
@@ -89,14 +101,19 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     return record
 
 
-def check_base(config: Any, record: Mapping[str, Any], where: str | Path) -> None:
+def check_base(model: Any, record: Mapping[str, Any], where: str | Path | None) -> None:
     """Refuse an adapter of another base.
+
+    Args:
+        model: A base without methods.
+        record: What the adapter's file says.
+        where: The adapter's folder.
 
     Raises:
         PolyptychError: Naming what differs, with both values.
     """
-    own, its = describe_base(config), record["base"]
-    for field in ("model_type", "hidden_size", "num_layers"):
+    own, its = describe_base(model.config, model.state_dict()), record["base"]
+    for field in ("model_type", "hidden_size", "num_layers", "weights"):
         if own[field] != its.get(field):
             raise PolyptychError(
                 f"{where}: an adapter of another base: its {field} is {its.get(field)}, "

@@ -6,8 +6,8 @@ an answer follow them, so that training and generation read the very same prompt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class FamilySettings:
     """Name in :data:`polyptych.data.conversation.CONTEXT_TEMPLATES`."""
     max_shot_tokens: int = 2048
     """Limit on a shot's row; a longer one is an error."""
+    image_options: Mapping[str, Any] = field(default_factory=dict)
+    """For the family's image processor: ``crop_to_patches=False`` makes one tile of an image."""
 
 
 class FamilyProcessor:
@@ -249,6 +251,7 @@ class FamilyProcessor:
                 padding_side="left",
                 return_tensors="pt",
                 add_special_tokens=not written,
+                **(self.settings.image_options if pictures is not None else {}),
             )
         except ValueError as error:
             raise PolyptychError(

@@ -51,7 +51,9 @@ def answer_all(
 
     Without a run, the tasks' own sets are answered.
     """
-    features = feature_cache(shop, model, processor)
+    # A processor that makes batches of its own, as of a base of transformers, reads pictures.
+    own = hasattr(processor, "collate")
+    features = None if own else feature_cache(shop, model, processor)
     record, items = {}, {}
     for task in shop.tasks:
         examples = (
@@ -75,7 +77,7 @@ def answer(
     model: Any,
     processor: PolyptychProcessor,
     examples: Sequence[Example],
-    features: FeatureCache,
+    features: FeatureCache | None,
     max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[Prediction]:
     """Greedy answers."""

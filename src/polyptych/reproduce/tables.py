@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polyptych.files import write_aside
-from polyptych.reproduce import camml_study, cheetah_study, sam_variants
+from polyptych.reproduce import adapters_study, camml_study, cheetah_study, sam_variants
 
 _PERCENT = ("accuracy", "rouge", "bleu")
 """Metrics in 0..1 that are shown as percentages; CIDEr is shown x 100 as is customary."""
@@ -186,6 +186,7 @@ def all_tables(folder: Path) -> dict[str, str]:
         "cheetah_real": _cheetah_real,
         "camml": _camml,
         "camml_real": _camml_real,
+        "adapters": _adapters,
     }
     tables: dict[str, str] = {}
     for name, make in makers.items():
@@ -284,6 +285,23 @@ def _camml_real(results: Mapping[str, Any]) -> dict[str, str]:
     variants = camml_study.VARIANTS
     here = f"q{results['settings']['context']['queries']}"
     return {"camml-real": main_table(results, here, variants, camml_study.ALSO)}
+
+
+def _adapters(results: Mapping[str, Any]) -> dict[str, str]:
+    variants, settings = adapters_study.VARIANTS, results["settings"]
+    bases = [f"{base['family']}{base['grid'] ** 2}" for base in settings["bases"]]
+    tables = {
+        f"adapters-{name}": main_table(results, name, variants, adapters_study.ALSO)
+        for name in bases
+    }
+    tables["adapters-budgets"] = sweep_table(
+        results,
+        variants,
+        "base",
+        sorted(results["summary"]),
+        lambda metric: metric == "cider[coco]" or "accuracy" in metric,
+    )
+    return tables
 
 
 def fill(document: Path, tables: Mapping[str, str]) -> int:

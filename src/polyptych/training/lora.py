@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from peft import LoraConfig
@@ -19,22 +20,28 @@ def lora_config(model: Any, *, rank: int, alpha: int, train_connector: bool = Fa
     script matched CLIP's layers by their names, too).
 
     Args:
-        model: A vision-language model of this package.
+        model: A vision-language model of this package or of transformers.
         rank: r.
         alpha: Adapters are scaled by alpha / r.
         train_connector: Learn a copy of the connector beside them.
     """
-    head = model.get_output_embeddings()
+    head, (root, language) = model.get_output_embeddings(), language_part(model)
     leaves = {
         name.rpartition(".")[2]
-        for name, module in model.language_model.named_modules()
+        for name, module in language.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and module is not head
     }
     return LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,  # the published trainer switches it off
-        target_modules=rf"language_model\..*\.({'|'.join(sorted(leaves))})",
+        target_modules=rf"{re.escape(root)}\..*\.({'|'.join(sorted(leaves))})",
         modules_to_save=[CONNECTOR] if train_connector else None,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.language_model.modules()),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in language.modules()),
     )
+
+
+def language_part(model: Any) -> tuple[str, nn.Module]:
+    """The language model and its name; in a model of transformers, the decoder without its head."""
+    language = getattr(model, "language_model", None) or model.get_decoder()
+    return next(found for found in model.named_modules() if found[1] is language)

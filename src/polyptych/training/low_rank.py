@@ -34,7 +34,9 @@ def quantize(model: PreTrainedModel) -> None:
             "model.quantization needs bitsandbytes: pip install bitsandbytes"
         ) from error
     head = model.get_output_embeddings()
-    language: Any = model.language_model
+    from polyptych.training.lora import language_part
+
+    language: Any = language_part(model)[1]
     for name, module in [*language.named_modules()]:
         if not isinstance(module, nn.Linear) or module is head:
             continue
