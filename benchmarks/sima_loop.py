@@ -34,7 +34,8 @@ import torch
 
 from measuring import machine, measure, write_json, write_table
 from polyptych.evaluation.local_model import model_inputs
-from polyptych.methods.sima.critic import Contest, CriticRows, LikelihoodJudge
+from polyptych.methods.sima.critic import LikelihoodJudge
+from polyptych.methods.sima.critic_rows import Contest, CriticRows
 from polyptych.methods.sima.prompts import CriticFormat
 from polyptych.methods.sima.records import Prompt, Responses, as_prompts
 from polyptych.methods.sima.responses import SamplingSettings, draw_candidates

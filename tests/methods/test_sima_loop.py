@@ -16,16 +16,13 @@ from polyptych.data.preferences import read_pairs
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.local_model import answer
 from polyptych.evaluation.task import GenerationSettings
-from polyptych.methods.sima import critic, responses
+from polyptych.methods.sima import critic, critic_rows, responses
 from polyptych.methods.sima.controls import RandomJudge, TruthJudge
-from polyptych.methods.sima.critic import (
+from polyptych.methods.sima.critic import LikelihoodJudge, WordsJudge, comparable, self_critic
+from polyptych.methods.sima.critic_rows import (
     Contest,
     CriticRows,
-    LikelihoodJudge,
-    WordsJudge,
-    comparable,
     default_format,
-    self_critic,
     verdict_tokens,
 )
 from polyptych.methods.sima.pairs import build_pairs, require_pairs, write_pair_files
@@ -326,7 +323,7 @@ def test_a_margin_is_the_log_odds_of_the_two_verdict_tokens(model: Any, processo
     ((comparison,),) = judge.compare([contest])
     expected = []
     for example, sign in zip(rows.examples(contest, 1), (1, -1), strict=True):
-        row = critic.encode_whole(processor, example, judge.forced)
+        row = critic_rows.encode_whole(processor, example, judge.forced)
         batch: Any = Collator(processor, training=False).pad([row])
         batch["pixel_values"] = processor.pixels([load_image(i) for i in example.images])
         with torch.inference_mode():

@@ -27,7 +27,7 @@ stages = command_group(
 
 STORYBOOK = "storybook/"
 """Prompts of this name are drawn."""
-FITTING = {"description": {"things": (2, 4)}}
+FITTING: dict[str, dict[str, Any]] = {"description": {"things": (2, 4)}}
 """Options of drawn prompts, so that a critic's case fits the bundled models' context."""
 
 PromptsHelp = (
@@ -296,7 +296,7 @@ def tune(
     settings = default_tuning(model).with_overrides(overrides or ())
     hide_bars()
     adapter = tune(pairs, model, out, settings, resume=resume, progress=True)
-    typer.echo(f"adapter in {adapter}")
+    typer.echo(f"adapter in {adapter}; a model of it: polyptych merge {adapter} --out MODEL")
 
 
 def _read_prompts(words: str, images: Path | None, count: int, seed: int, out: Path) -> list[Any]:

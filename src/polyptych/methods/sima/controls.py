@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from polyptych.errors import PolyptychError
-from polyptych.methods.sima.critic import Contest
+from polyptych.methods.sima.critic_rows import Contest
 from polyptych.methods.sima.records import GREEDY, Comparison
 from polyptych.methods.sima.truth import truth_of
 
@@ -50,7 +50,7 @@ class TruthJudge:
         Raises:
             PolyptychError: For a prompt whose truth is not known.
         """
-        compared = []
+        compared: list[tuple[Comparison | None, ...]] = []
         for contest in contests:
             values = truth_of(contest.responses)
             if values is None:

@@ -13,19 +13,24 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from polyptych.data.tokenization import EncodedExample, encode_example
-from polyptych.errors import PolyptychError
+from polyptych.data.tokenization import EncodedExample
 from polyptych.evaluation.answering import Answerer, obeyed
 from polyptych.evaluation.local_model import model_hash
 from polyptych.evaluation.runner import batches_by_length
 from polyptych.evaluation.task import GenerationSettings
-from polyptych.methods.sima.prefix_sharing import Case, SharedReader, common_prefix
-from polyptych.methods.sima.prompts import BRIEF, FULL, VERDICTS, CriticFormat
+from polyptych.methods.sima.critic_rows import (
+    Contest,
+    CriticRows,
+    RememberingTokenizer,
+    default_format,
+    encode_whole,
+    verdict_tokens,
+)
+from polyptych.methods.sima.prefix_sharing import Case, SharedReader
 from polyptych.methods.sima.records import (
     GREEDY,
     Comparison,
@@ -37,32 +42,13 @@ from polyptych.methods.sima.records import (
 )
 from polyptych.methods.sima.released import parse_verdict
 from polyptych.methods.sima.stage_file import StageFile, with_stored_images
-from polyptych.schema import IGNORE_INDEX, Example
+from polyptych.schema import Example
 
 WORDS_SETTINGS = GenerationSettings(max_new_tokens=4096)
 """Decoding of written verdicts, as published."""
 
 IDENTICAL, EMPTY, TOO_LONG = "identical answers", "empty answer", "too long for the critic"
 """Why an answer is not compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contest:
-    """Answers to one prompt that are held against its greedy one."""
-
-    responses: Responses
-    candidates: tuple[int, ...]
-
-    @property
-    def id(self) -> str:
-        """The prompt's id."""
-        return self.responses.id
-
-    def orders(self, candidate: int, both: bool) -> list[tuple[str, str]]:
-        """The candidate as response 1, then as response 2."""
-        answers = self.responses.answers
-        first = (answers[candidate], answers[GREEDY])
-        return [first, first[::-1]] if both else [first]
 
 
 @runtime_checkable
@@ -169,78 +155,6 @@ def comparable(answers: Sequence[str]) -> tuple[tuple[int, ...], Counter[str]]:
     return tuple(kept), dropped
 
 
-@dataclass(frozen=True, slots=True)
-class CriticRows:
-    """Makes the critic's prompts of a contest."""
-
-    form: CriticFormat
-    both_orders: bool = True
-    """False asks once, the sampled answer being response 1, as published."""
-
-    def examples(self, contest: Contest, candidate: int) -> list[Example]:
-        """One prompt per order.
-
-        Raises:
-            PolyptychError: If the ground truth is to be shown and there is none.
-        """
-        prompt = contest.responses.prompt
-        truth = prompt.ground_truth if self.form.ground_truth else None
-        if self.form.ground_truth and not truth:
-            raise PolyptychError(
-                f"id {prompt.id!r} has no ground truth; give it, or judge without ground truth"
-            )
-        question = [block for message in prompt.example.prompt for block in message.content]
-        rows = []
-        for place, order in enumerate(contest.orders(candidate, self.both_orders), start=1):
-            messages = self.form.messages(question, truth, *order)
-            identity = f"{prompt.id}/{candidate}/{place}"
-            rows.append(Example(identity, messages, prompt.example.images))
-        return rows
-
-    def run(self) -> dict[str, Any]:
-        """Prompt and orders."""
-        return {"prompt": self.form.fingerprint, "both_orders": self.both_orders}
-
-
-def encode_whole(
-    processor: Any, example: Example, forced: Sequence[int] = ()
-) -> EncodedExample | None:
-    """Ids of a critic's prompt with the beginning of its answer; None where they do not fit.
-
-    Nothing is ever cut: a critic that sees half of an answer would judge something else.
-    """
-    row = encode_example(
-        example,
-        tokenizer=processor.tokenizer,
-        qformer_tokenizer=processor.qformer_tokenizer,
-        image_token_id=processor.image_token_id,
-        settings=dataclasses.replace(processor.settings, max_length=None, max_prompt_tokens=None),
-        with_target=False,
-    )
-    longest = processor.max_length
-    if longest is not None and len(row.input_ids) + len(forced) >= longest:
-        return None
-    return dataclasses.replace(
-        row,
-        input_ids=[*row.input_ids, *forced],
-        labels=[*row.labels, *[IGNORE_INDEX] * len(forced)],
-    )
-
-
-def default_format(processor: Any, **choices: Any) -> CriticFormat:
-    """The full prompt, or the brief one where its fixed part fills over half of the context.
-
-    Args:
-        processor: The critic's.
-        **choices: Other fields of the format.
-    """
-    form = CriticFormat(FULL, **choices)
-    if processor.max_length is None:
-        return form
-    length = len(processor.tokenizer(form.fixed_text())["input_ids"])
-    return form if 2 * length <= processor.max_length else CriticFormat(BRIEF, **choices)
-
-
 class LikelihoodJudge:
     """Compares the probabilities of the two verdicts behind a fixed beginning of the answer.
 
@@ -254,6 +168,8 @@ class LikelihoodJudge:
         self.model, self.processor = model, processor
         self.rows = rows or CriticRows(default_format(processor))
         self.reader = SharedReader(model, processor)
+        self.tokenizer = RememberingTokenizer(processor.tokenizer)
+        self.instructed = bool(getattr(model.config, "instruction_aware", False))
         closing = self.rows.form.prompt.closing
         self.forced, self.verdicts = verdict_tokens(processor.tokenizer, closing)
 
@@ -286,7 +202,16 @@ class LikelihoodJudge:
     def _rows_of(self, contest: Contest, candidate: int) -> list[EncodedExample]:
         """One per order; none if one of them does not fit the context."""
         examples = self.rows.examples(contest, candidate)
-        rows = [encode_whole(self.processor, example, self.forced) for example in examples]
+        rows = [
+            encode_whole(
+                self.processor,
+                example,
+                self.forced,
+                tokenizer=self.tokenizer,
+                instructed=self.instructed,
+            )
+            for example in examples
+        ]
         return [] if None in rows else [row for row in rows if row is not None]
 
 
@@ -296,23 +221,6 @@ def _comparison(candidate: int, orders: Sequence[Sequence[float]]) -> Comparison
     mass = sum(math.exp(first) + math.exp(second) for first, second in orders) / len(orders)
     signed = (value if place == 0 else -value for place, value in enumerate(odds))
     return Comparison(candidate, tuple(signed), mass=mass)
-
-
-def verdict_tokens(tokenizer: Any, closing: str) -> tuple[list[int], tuple[int, int]]:
-    """Ids that the answer is made to begin with, and the first id that tells 1 from 2.
-
-    ``"... response: [[" -> ids of "... response: [[", (id of "1", id of "2")``
-
-    Raises:
-        PolyptychError: If the tokenizer does not tell the two apart.
-    """
-    first, second = (
-        tokenizer(closing + verdict, add_special_tokens=False)["input_ids"] for verdict in VERDICTS
-    )
-    forced = common_prefix([first, second])
-    if len(forced) in (len(first), len(second)):
-        raise PolyptychError(f"the tokenizer writes {closing + '1'!r} and its like alike")
-    return forced, (first[len(forced)], second[len(forced)])
 
 
 class WordsJudge:

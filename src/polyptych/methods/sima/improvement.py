@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,14 +27,8 @@ from polyptych.errors import PolyptychError
 from polyptych.evaluation.answering import Answerer
 from polyptych.evaluation.local_model import LocalModel
 from polyptych.methods.sima.controls import RandomJudge, TruthJudge
-from polyptych.methods.sima.critic import (
-    CriticRows,
-    Judge,
-    LikelihoodJudge,
-    WordsJudge,
-    default_format,
-    self_critic,
-)
+from polyptych.methods.sima.critic import Judge, LikelihoodJudge, WordsJudge, self_critic
+from polyptych.methods.sima.critic_rows import CriticRows, default_format
 from polyptych.methods.sima.pairs import (
     PAIRS_FILE,
     build_pairs,
@@ -47,6 +40,7 @@ from polyptych.methods.sima.records import Prompt
 from polyptych.methods.sima.report import Measured, measure_answers, write_report
 from polyptych.methods.sima.responses import SamplingSettings, self_generate
 from polyptych.models.checkpoint import bundled_models, load_model
+from polyptych.models.merging import merge_adapter
 from polyptych.training.preference import tune
 from polyptych.training.preference_settings import PreferenceSettings
 
@@ -112,7 +106,7 @@ class CriticSettings:
         return LikelihoodJudge(model, processor, rows)
 
     def _format(self, processor: Any) -> CriticFormat:
-        choices = {
+        choices: dict[str, Any] = {
             "metrics": self.metrics,
             "ground_truth": self.ground_truth,
             "released_order": self.released_order,
@@ -258,7 +252,7 @@ class _Loop:
             folder / PAIRS_FILE, start, tuned, self.settings.tuning, progress=self.progress
         )
         if not merged.exists():
-            merge(adapter, merged)
+            merge_adapter(adapter, merged)
         steps = read_json(tuned / "result.json")["steps"]
         self.say(f"{folder.name}: tuned {steps} steps, model in {merged}")
         return str(merged)
@@ -278,19 +272,6 @@ def split_prompts(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt]
             f"{len(prompts)} prompts, {len(chosen)} of them held out: none is left to improve on"
         )
     return trained, [prompt for prompt in prompts if prompt.id in chosen]
-
-
-def merge(adapter: Path, out: Path) -> None:
-    """Put an adapter into its base and save the model with its processor."""
-    from peft import PeftConfig, PeftModel
-
-    base, processor = load_model(PeftConfig.from_pretrained(adapter).base_model_name_or_path)
-    merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    merged.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    partial.replace(out)
 
 
 def _as_json(settings: ImprovementSettings) -> dict[str, Any]:

@@ -45,7 +45,14 @@ class _Read:
     mask: Int[Tensor, "C L"]
 
     def select(self, rows: Sequence[int]) -> _Read:
-        """Copies of some rows, in this order."""
+        """Copies of some rows, in this order; views where there is one row only."""
+        if len(self.mask) == 1:
+            count = len(rows)
+            pairs = [
+                (k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1))
+                for k, v in self.key_values
+            ]
+            return _Read(pairs, self.mask.expand(count, -1))
         index = torch.tensor(rows, device=self.mask.device)
         pairs = [(k.index_select(0, index), v.index_select(0, index)) for k, v in self.key_values]
         return _Read(pairs, self.mask.index_select(0, index))
@@ -189,10 +196,8 @@ class SharedReader:
 
 
 def common_prefix(rows: Iterable[Sequence[int]]) -> list[int]:
-    """The ids that all rows begin with."""
-    prefix: list[int] = []
-    for ids in zip(*rows):  # noqa: B905  (up to the shortest)
-        if any(token != ids[0] for token in ids):
-            break
-        prefix.append(ids[0])
-    return prefix
+    """The ids that all rows begin with: those that the least and the greatest of them share."""
+    known = list(rows)
+    first, last = min(known), max(known)
+    end = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return list(first[:end])

@@ -188,7 +188,7 @@ class ChooseTokens(LogitsProcessor):
     ) -> None:
         self.numbers, self.prompt_width, self.settings = numbers, prompt_width, settings
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, input_ids: Int[Tensor, "C T"], scores: Float[Tensor, "C V"]
     ) -> Float[Tensor, "C V"]:
         """Scores that are -inf but at the chosen token."""

@@ -95,7 +95,7 @@ class StageFile(Generic[Made]):
                 return
             record = parse_object(line, where)
             identity = record.get("id")
-            if identity not in self.inputs:
+            if not isinstance(identity, str) or identity not in self.inputs:
                 raise PolyptychError(
                     f"{where}: id {identity!r} is none of {len(self.inputs)} prompts"
                 )
