@@ -9,7 +9,7 @@ two, and encodes the image eight times.
 
 Tokens and labels are those of the model's own rows: the answer's tokens and the end token count,
 nothing of the prompt. For ``vicuna_v1`` and Llama's tokenizer this is what the published code makes
-of the whole dialogue in one string.
+of the whole dialogue in one string (but for answers that begin with a blank, which SIMA strips).
 """
 
 from __future__ import annotations
@@ -110,47 +110,52 @@ class PreferenceCollator:
         indices = [item["index"] for item in items]
         pairs = [self.pairs[index] for index in indices]
         answers = [encode_answers(self.processor, pair, self.max_length) for pair in pairs]
-        batch = {
-            **self._rows(self.prompts([answered(pair) for pair in pairs]), answers),
-            "pair": torch.tensor(indices),
-        }
+        prompts = self.prompts([answered(pair) for pair in pairs])
+        batch = branching_rows(prompts, answers, self.processor.pad_token_id)
+        batch["pair"] = torch.tensor(indices)
         if all(index in self.reference for index in indices):
             batch["reference_log_probs"] = torch.tensor([self.reference[i] for i in indices])
         return batch
 
-    def _rows(self, prompts: Mapping[str, Any], answers: Sequence[PairAnswers]) -> dict[str, Any]:
-        """Both answers behind each prompt, and where their tokens are predicted."""
-        width = prompts["input_ids"].shape[1]
-        mask = prompts["attention_mask"]
-        positions = prompts.get("position_ids", (mask.cumsum(-1) - 1).clamp(min=0))
-        ids, masks, places = [prompts["input_ids"]], [mask], [positions]
-        branch, scored = [torch.full((width,), PROMPT)], []
-        start = width
-        for side, name in enumerate(("chosen", "rejected")):
-            tokens = [torch.tensor(getattr(answer, name)) for answer in answers]
-            padded = pad_sequence(
-                tokens, batch_first=True, padding_value=self.processor.pad_token_id
-            )
-            steps = torch.arange(padded.shape[1])
-            lengths = torch.tensor([len(ids_) for ids_ in tokens])
-            ids.append(padded)
-            masks.append((steps < lengths[:, None]).long())
-            places.append(positions[:, -1:] + 1 + steps)
-            branch.append(torch.full_like(steps, (CHOSEN, REJECTED)[side]))
-            scored += [
-                _scored(row, token_ids, width - 1, start, side * len(answers) + row)
-                for row, token_ids in enumerate(tokens)
-            ]
-            start += padded.shape[1]
-        names = ("rows", "columns", "targets", "answers")
-        return {
-            **prompts,
-            "input_ids": torch.cat(ids, dim=1),
-            "attention_mask": torch.cat(masks, dim=1),
-            "position_ids": torch.cat(places, dim=1),
-            "branch": torch.cat(branch),
-            **{f"scored_{n}": v for n, v in zip(names, torch.cat(scored, dim=1), strict=True)},
-        }
+
+def branching_rows(
+    prompts: Mapping[str, Any], answers: Sequence[PairAnswers], pad_token_id: int
+) -> dict[str, Any]:
+    """Both answers behind each prompt, and where their tokens are predicted.
+
+    Args:
+        prompts: A batch of prompts padded on the left.
+        answers: Of each prompt.
+        pad_token_id: Fills up shorter answers.
+    """
+    width = prompts["input_ids"].shape[1]
+    mask = prompts["attention_mask"]
+    positions = prompts.get("position_ids", (mask.cumsum(-1) - 1).clamp(min=0))
+    ids, masks, places = [prompts["input_ids"]], [mask], [positions]
+    branch, scored = [torch.full((width,), PROMPT)], []
+    start = width
+    for side, kind in enumerate((CHOSEN, REJECTED)):
+        tokens = [torch.tensor((a.chosen, a.rejected)[side]) for a in answers]
+        padded = pad_sequence(tokens, batch_first=True, padding_value=pad_token_id)
+        steps = torch.arange(padded.shape[1])
+        ids.append(padded)
+        masks.append((steps < torch.tensor([len(own) for own in tokens])[:, None]).long())
+        places.append(positions[:, -1:] + 1 + steps)
+        branch.append(torch.full_like(steps, kind))
+        scored += [
+            _scored(row, own, width - 1, start, side * len(answers) + row)
+            for row, own in enumerate(tokens)
+        ]
+        start += padded.shape[1]
+    names = ("rows", "columns", "targets", "answers")
+    return {
+        **prompts,
+        "input_ids": torch.cat(ids, dim=1),
+        "attention_mask": torch.cat(masks, dim=1),
+        "position_ids": torch.cat(places, dim=1),
+        "branch": torch.cat(branch),
+        **{f"scored_{n}": v for n, v in zip(names, torch.cat(scored, dim=1), strict=True)},
+    }
 
 
 def _scored(row: int, tokens: Tensor, last_prompt: int, start: int, answer: int) -> Tensor:
