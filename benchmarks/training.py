@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from polyptych.methods.cheetah.model import (
     PolyptychCheetahForConditionalGeneration,
 )
 from polyptych.methods.sam.model import PolyptychSamConfig, PolyptychSamForConditionalGeneration
+from polyptych.schema import ImageBlock, Message, TextBlock
 from polyptych.testing import tiny_examples, tiny_processor
 from polyptych.training.freezing import select_trainable
 from polyptych.training.recipe import Recipe
@@ -140,8 +142,11 @@ def step(model: Any, batch: dict[str, Any]) -> None:
 
 
 def batch_of(images: int) -> dict[str, Any]:
-    """One example."""
-    return dict(Collator(PROCESSOR, training=True)(tiny_examples(1, (images,))))
+    """One example: its images and a question whose length does not depend on them."""
+    drawn = tiny_examples(1, (images,))[0]
+    question = Message("user", (*[ImageBlock()] * images, TextBlock("what is in every picture?")))
+    example = replace(drawn, messages=(question, drawn.messages[-1]))
+    return dict(Collator(PROCESSOR, training=True)([example]))
 
 
 def cost_of_images(counts: Sequence[int], width: int, repeats: int) -> list[dict[str, Any]]:

@@ -90,20 +90,27 @@ def with_gradients(path: Path, action: Any) -> None:
         SupervisedTrainer._clip_grad_norm = original  # type: ignore[method-assign]
 
 
-def main(folder: Path, parallel: str) -> None:
+def restless(out: Path) -> None:
+    """A checkpoint after every step."""
+    mixed(out, recipe=small_recipe(**{**MIXED, "steps": 8, "save_every": 1}))
+
+
+def main(folder: Path, what: str) -> None:
     """All runs of the two processes, in one start of them."""
     torch.set_num_threads(1)
-    if parallel == "ddp":
+    if what == "ddp":
         with_gradients(folder / "two.safetensors", lambda: mixed(folder / "two"))
         stopped(folder / "two-then-one", 3)
         mixed(folder / "one-then-two")
         cached(folder, "two-cached")
+    elif what == "restless":
+        restless(folder)
     else:
-        mixed(folder / "whole", parallel=parallel)
-        stopped(folder / "cut", 3, parallel=parallel)
-        mixed(folder / "cut", parallel=parallel)
+        mixed(folder / "whole", parallel=what)
+        stopped(folder / "cut", 3, parallel=what)
+        mixed(folder / "cut", parallel=what)
     if os.environ["RANK"] == "0":
-        (folder / "done").touch()
+        (folder / "done").touch()  # after everything else
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import logged, run, small_model, small_recipe
+from training_runs import logged, logged_steps, run, small_model, small_recipe
 
 from polyptych.errors import PolyptychError
 from polyptych.testing import tiny_examples
@@ -50,19 +50,13 @@ def kill_after(out: Path, steps: int, step: int, delay: float) -> None:
     process = multiprocessing.get_context("fork").Process(target=train, args=(out, steps))
     process.start()
     metrics = out / "metrics.jsonl"
-    while process.is_alive() and (not metrics.exists() or step not in logged_steps(metrics)):
+    while process.is_alive() and step not in logged_steps(metrics):
         time.sleep(0.002)
     time.sleep(delay)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL, "it had ended before it was killed"
-
-
-def logged_steps(metrics: Path) -> list[int]:
-    """Steps of the whole lines; the last one may be half there."""
-    parts = (line.partition('"step": ')[2].partition(",")[0] for line in metrics.open())
-    return [int(part) for part in parts if part]
 
 
 def check_whole(out: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from process_runs import cached, mixed, stopped, with_gradients
+from process_runs import cached, mixed, restless, stopped, with_gradients
 from safetensors.torch import load_file
-from training_runs import logged
+from training_runs import logged, logged_steps
 
 from polyptych.errors import PolyptychError
 from polyptych.models.checkpoint import load_model
@@ -21,13 +23,22 @@ HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "src"
 
 
-def torchrun(script: Path, *arguments: object, processes: int = 2) -> subprocess.CompletedProcess:
-    """Start processes as a user does; they see this folder and the package."""
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """Start two processes as a user does; they see this folder and the package."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", str(script), *map(str, arguments)]
+    command += ["--nproc-per-node=2", str(HERE / "process_runs.py"), *map(str, arguments)]
     paths = [str(HERE), str(SOURCE), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def torchrun(*arguments: object) -> None:
+    """Run two processes to their end."""
+    process = start(*arguments)
+    _, said = process.communicate(timeout=900)
+    assert process.returncode == 0, said[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with_gradients(folder / "one.safetensors", lambda: mixed(folder / "one"))
     stopped(folder / "one-then-two", 3)
     cached(folder, "one-cached")
-    done = torchrun(HERE / "process_runs.py", folder, "ddp")
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(folder, "ddp")
     assert (folder / "done").exists()
     mixed(folder / "two-then-one")
     return folder
@@ -81,8 +91,7 @@ def test_kept_features_and_states_are_computed_by_one_and_read_by_all(runs: Path
 def test_sharded_weights_learn_the_same_and_go_on(tmp_path: Path) -> None:
     """FSDP2, texts and pictures mixed: no process waits, and saved models are whole."""
     mixed(tmp_path / "one")
-    done = torchrun(HERE / "process_runs.py", tmp_path, "fsdp2")
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(tmp_path, "fsdp2")
     for name in ("whole", "cut"):
         for number in NUMBERS:
             expected = logged(tmp_path / "one", number)
@@ -90,6 +99,24 @@ def test_sharded_weights_learn_the_same_and_go_on(tmp_path: Path) -> None:
         weights = load_model(tmp_path / name / "final")[0].state_dict()
         for key, value in load_model(tmp_path / "one" / "final")[0].state_dict().items():
             torch.testing.assert_close(weights[key], value, atol=1e-3, rtol=0, msg=key)
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_is_killed_and_all_go_on(tmp_path: Path) -> None:
+    restless(tmp_path / "one")
+    out = tmp_path / "killed"
+    for step, rank in ((2, 1), (5, 0)):
+        process = start(out, "restless")
+        while process.poll() is None and step not in logged_steps(out / "metrics.jsonl"):
+            time.sleep(0.01)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(workers[rank]), signal.SIGKILL)
+        process.communicate(timeout=300)
+        assert process.returncode != 0
+    torchrun(out, "restless")
+    for number in NUMBERS:
+        expected = logged(tmp_path / "one", number)
+        assert logged(out, number) == pytest.approx(expected, abs=1e-5, rel=1e-4), number
 
 
 def test_a_checkpoint_that_was_spread_in_another_way_is_refused(tmp_path: Path) -> None:

@@ -57,3 +57,11 @@ def logged(out: Path, name: str = "loss") -> list[float]:
     """One number of every line that has it."""
     lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     return [line[name] for line in lines if name in line]
+
+
+def logged_steps(metrics: Path) -> list[int]:
+    """Steps of the lines of a file that is being written; the last one may be half there."""
+    if not metrics.exists():
+        return []
+    parts = (line.partition('"step": ')[2].partition(",")[0] for line in metrics.open())
+    return [int(part) for part in parts if part]
