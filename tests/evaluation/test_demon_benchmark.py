@@ -313,8 +313,8 @@ def test_commands_end_to_end(model: Any, processor: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["evaluate", "demon"], "demon needs --root DIR"),
-        (["evaluate", "a", "b", "c"], "expected a task, or a model and a task"),
+        (["evaluate", "demon"], "demon needs --data DIR"),
+        (["evaluate", "a", "b", "c"], "2 tasks need --out DIR"),
         (["evaluate", "m", "demon", "--root", "nowhere"], "cannot read nowhere"),
         (["evaluate", "demon", "--root", ".", "--split", "tiny"], "unknown DEMON split 'tiny'"),
         (["demon", "report", "nowhere"], "cannot read nowhere/demon.json"),
