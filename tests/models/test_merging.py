@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("peft")
 
 from peft import get_peft_model
+from typer.testing import CliRunner
 
+from polyptych import cli
 from polyptych.errors import PolyptychError
 from polyptych.models import merging
 from polyptych.models.checkpoint import load_model
@@ -139,3 +141,17 @@ def test_an_adapter_says_which_model_it_is_of(llava: tuple[Path, Path], tmp_path
         merge_adapter(llava[1], tmp_path / "merged")
     merge = merge_adapter(llava[1], tmp_path / "merged", base=llava[0])
     assert isinstance(merge, Merge) and merge.base == str(llava[0])
+
+
+def test_the_command_merges_and_says_how_far_it_is(
+    llava: tuple[Path, Path], tmp_path: Path
+) -> None:
+    words = ["merge", str(llava[1]), "--out", str(tmp_path / "merged")]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    assert "off those of base and adapter together" in done.output
+    again = CliRunner().invoke(cli.app, words)
+    assert (again.exit_code, again.stderr.count("\n")) == (2, 1)
+    assert again.stderr.endswith("merged: exists already\n")
+    wrong = CliRunner().invoke(cli.app, [*words[:-1], str(tmp_path / "x"), "--precision", "int8"])
+    assert wrong.exit_code == 2 and "known: float32, float16, bfloat16" in wrong.stderr
