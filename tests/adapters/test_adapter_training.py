@@ -22,6 +22,7 @@ from polyptych.errors import PolyptychError
 from polyptych.evaluation.local_model import answer
 from polyptych.evaluation.task import GenerationSettings
 from polyptych.recipes import load_recipe
+from polyptych.serving.answerers import load_answerer
 from polyptych.training.supervised import train
 
 TINY = (
@@ -87,6 +88,11 @@ def test_a_base_is_trained_from_the_command_line(
     assert (
         processor is not None and processor.tokens_per_image == {"llava": 16, "qwen2_vl": 4}[kind]
     )
+    # It is evaluated like any other model.
+    asked = list(read_records(records / "records.jsonl"))[:2]
+    settings = GenerationSettings(max_new_tokens=2, num_beams=1)
+    said = load_answerer(str(tmp_path / "final")).answer(asked, settings)
+    assert said == answer(model, processor, asked, settings)
     # A second start finds the finished run.
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0, again.output

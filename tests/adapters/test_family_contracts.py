@@ -59,7 +59,7 @@ def test_a_mixed_batch_is_its_examples_one_by_one(kind: str) -> None:
     for one, want in zip(MIXED, together, strict=True):
         alone = processor.collate([one], training=True)
         (got,) = answers(logits_of(model, alone), alone)
-        torch.testing.assert_close(got, want, atol=2e-6, rtol=0)
+        torch.testing.assert_close(got, want, atol=2e-5, rtol=0)
 
 
 def test_guidance_follows_its_images_and_leaves_a_lone_one_alone(kind: str) -> None:
@@ -117,7 +117,7 @@ def test_generation_is_the_same_by_every_way(kind: str) -> None:
         other = model.generate(**prompts, **scored, **way)
         assert torch.equal(cached.sequences, other.sequences)
         for a, b in zip(cached.scores, other.scores, strict=True):
-            torch.testing.assert_close(a, b, atol=2e-6, rtol=0)
+            torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
     beams = model.generate(**prompts, **scored, num_beams=3, length_penalty=0.0)
     whole = _lengthened(prompts, beams.sequences)
     said = beams.sequences[:, width:]
@@ -140,7 +140,7 @@ def test_context_placeholders_read_what_stands_in_their_place(kind: str) -> None
     here = ids == model.seams.context_token_id
     assert here.sum(1).tolist() == [4, 0]
     plain["input_ids"] = ids.masked_scatter(here, words)
-    torch.testing.assert_close(logits_of(base, plain), logits_of(model, batch), atol=2e-6, rtol=0)
+    torch.testing.assert_close(logits_of(base, plain), logits_of(model, batch), atol=2e-5, rtol=0)
 
 
 def test_wrong_numbers_and_chunks_are_refused(kind: str) -> None:
@@ -156,6 +156,9 @@ def test_wrong_numbers_and_chunks_are_refused(kind: str) -> None:
         model(**{**batch, "input_ids": fewer})
     with pytest.raises(PolyptychError, match="2 images by its placeholders, 3 by image_counts"):
         model(**{**batch, "image_counts": torch.tensor([3])})
+    with pytest.raises(PolyptychError, match="images with inputs_embeds alone"):
+        embeds = model.get_input_embeddings()(batch["input_ids"])
+        model(**{**batch, "input_ids": None, "inputs_embeds": embeds})
     prompts = processor.collate([MIXED[0]], training=False)
     with pytest.raises(PolyptychError, match="chunks of 8 tokens"):
         model.generate(**prompts, **GREEDY, prefill_chunk_size=8)

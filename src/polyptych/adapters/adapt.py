@@ -139,7 +139,7 @@ def adapt(
                 "were named"
             )
         methods = [
-            _method_type(name, adapter)(**sizes) for name, sizes in record["methods"].items()
+            _method_type(name, str(adapter))(**sizes) for name, sizes in record["methods"].items()
         ]
     model = model_or_path
     if is_path:

@@ -57,7 +57,8 @@ class BaseVLM:
         self.image_token_id: int = model.config.image_token_id
         self.context_token_id = context_token_id
         self.marker_ids = marker_ids
-        if "mm_encoder_outputs" not in inspect.signature(self.inner.forward).parameters:
+        self._forward_names = [*inspect.signature(self.inner.forward).parameters]
+        if "mm_encoder_outputs" not in self._forward_names:
             raise PolyptychError(
                 f"{type(self.inner).__name__} of this transformers takes no mm_encoder_outputs, "
                 "which methods hand visual tokens over by; 5.23 is tested"
@@ -125,11 +126,19 @@ class BaseVLM:
     def _before(
         self, inner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # Some families hand the ids over by position.
+        args, kwargs = (), {**dict(zip(self._forward_names, args, strict=False)), **kwargs}
         names = [name for name in kwargs if name in OWN_INPUTS or name.startswith(SHOT_PREFIX)]
         own = {**self._given, **{name: kwargs.pop(name) for name in names}}
         self.prefill = self._context_tokens = None
         ids, cache = kwargs.get("input_ids"), kwargs.get("past_key_values")
-        if not self.enabled or ids is None:
+        if not self.enabled:
+            return args, kwargs
+        if ids is None:
+            if kwargs.get("pixel_values") is not None or kwargs.get("mm_encoder_outputs"):
+                raise PolyptychError(
+                    "images with inputs_embeds alone: methods find images by input_ids; give these"
+                )
             return args, kwargs
         known = 0 if cache is None else int(cache.get_seq_length())
         self._touches = known == 0 and torch.is_grad_enabled() and inner.training

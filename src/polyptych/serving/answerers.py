@@ -80,12 +80,17 @@ def _is_function(name: str) -> bool:
 
 
 def _load_model(name: str | None, device: str) -> Answerer:
-    """One of our models, or else one of transformers; torch is imported only here."""
+    """One of our models, an adapted one, or one of transformers; torch is imported only here."""
+    from polyptych.adapters.adapt import adapt
+    from polyptych.adapters.files import CONFIG_FILE
     from polyptych.evaluation.local_model import LocalModel
     from polyptych.models.checkpoint import check_family, check_folder, load_model, resolve
     from polyptych.serving.transformers_model import TransformersModel
 
     path = resolve(name)
+    if Path(path, CONFIG_FILE).exists():
+        model, processor = adapt(path)
+        return LocalModel(model.to(device), processor, Path(path).name)
     check_folder(path, "config.json", "model")
     try:
         check_family(path)
