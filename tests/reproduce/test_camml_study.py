@@ -6,10 +6,15 @@ import json
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from polyptych.data.images import image_hash
+from polyptych.data.readers.splitting import SplitName
 from polyptych.data.records import read_records
 from polyptych.reproduce.camml import grid, main
+from polyptych.reproduce.camml_real import main as main_real
+from polyptych.reproduce.camml_sets import LABELS, NEW, PHOTO_SETS, SETS, read_set, set_correct
 from polyptych.reproduce.camml_study import VARIANTS, CammlSettings, CammlWorkshop, Context
 from polyptych.reproduce.knowledge import (
     World,
@@ -19,6 +24,7 @@ from polyptych.reproduce.knowledge import (
     with_shots,
 )
 from polyptych.reproduce.tables import all_tables
+from polyptych.reproduce.word_encoder import WordEncoder
 from polyptych.reproduce.workshop import Run
 from polyptych.schema import ImageBlock
 from polyptych.storybook.generation import make_examples
@@ -189,3 +195,56 @@ def test_tables_show_accuracy_and_costs(finished):
     assert len(costs) == 6 and all(len(row) == 6 for row in costs)
     assert "| q2 |" in tables["camml-sizes"] and "| q3 |" in tables["camml-sizes"]
     assert {"camml-by_found", "camml-by_attribute"} <= tables.keys()
+
+
+# --- Real sets ------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared_data
+def test_real_sets_ask_for_labels_of_no_training_question(shared_dir):
+    counts: dict[SplitName, int] = {"train": 60, "validation": 10, "test": 60}
+    for name in PHOTO_SETS:
+        sets = read_set(name, shared_dir / "data", counts, 0)
+        trained = {q.metadata["answer"] for q in sets["train"][1]}
+        tested = {q.metadata["answer"] for q in sets["test"][1]}
+        assert trained == set(LABELS[name]) - set(NEW[name])
+        assert tested & set(NEW[name]) and tested & trained
+        told = Counter(fact.metadata["answer"] for fact in sets["test"][0])
+        assert set(told.values()) == {20} and set(told) == set(LABELS[name])
+        pictures = {image_hash(q.images[0]) for part in sets.values() for q in part[1]}
+        assert not pictures & {image_hash(fact.images[0]) for fact in sets["test"][0]}
+
+
+@pytest.mark.shared_data
+def test_science_questions_are_answered_by_letter(shared_dir):
+    sets = read_set("scienceqa", shared_dir / "data", {"train": 9, "validation": 3, "test": 5}, 0)
+    question = sets["test"][1][0]
+    truth = question.metadata
+    assert set_correct(question.target or "", truth) and set_correct(f"{truth['answer']}", truth)
+    assert not set_correct("", truth) and not set_correct(f"{truth['answer']}nd", truth)
+    facts = {fact.id: fact for fact in sets["train"][0]}
+    assert len(facts) == 520 and all(q.id in facts for q in sets["train"][1])
+    fact = facts[sets["train"][1][0].id]
+    assert fact.messages[1].text.startswith(f"{fact.metadata['answer']}. ")
+    assert World("any", LABELS).retold(question) == question
+
+
+def test_words_find_texts_of_the_same_sort():
+    texts = ["which word is a verb", "what is the mass of a stone", "which word is a noun"]
+    encoder = WordEncoder(texts)
+    vectors = encoder.encode_texts(texts)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+    near = vectors @ vectors[0]
+    assert near[2] > near[1]
+    assert not encoder.encode_texts(["?"]).any()
+    assert WordEncoder(texts[:2]).fingerprint != encoder.fingerprint
+
+
+@pytest.mark.shared_data
+def test_the_real_comparison_runs_to_its_end(shared_dir, tmp_path):
+    tiny = replace(TINY, questions=8, most_shots=2, shots=(1, 2), sweep=(), worlds=2)
+    results = main_real(tmp_path, shared_dir / "data", workers=1, settings=tiny, encoder_steps=1)
+    summary = json.loads(results.read_text())["summary"]["q3"]
+    assert set(summary) == {f"{name}_{n}" for name in SETS for n in (1, 2)}
+    assert summary["scienceqa_1"]["accuracy[label]"]["camml"]["seeds"] == 1
+    assert "| trashnet 1 |" in all_tables(tmp_path)["camml-real"]

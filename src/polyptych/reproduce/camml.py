@@ -35,7 +35,6 @@ from polyptych.reproduce.camml_study import (
 from polyptych.reproduce.runs import best_rates, execute_all
 from polyptych.reproduce.small_models import ENCODER
 from polyptych.reproduce.workshop import Purpose, Run
-from polyptych.storybook.vocabulary import Split
 
 
 def main(
@@ -97,9 +96,7 @@ def cache_pictures(shop: CammlWorkshop) -> None:
     """Encode every picture once: those of facts and questions are all there are."""
     model, processor = fresh_base(shop)
     cache = feature_cache(shop, model, processor)
-    splits: tuple[Split, ...] = ("train", "validation", "test")
-    for split in splits:
-        store = shop.store(split)
+    for store in shop.stores():
         refs = (ref for example in (*store.facts, *store.questions) for ref in example.images)
         cache.fill(refs, model.vision_encoder, processor.pixels)
 

@@ -15,7 +15,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from polyptych.data.records import read_records
 from polyptych.evaluation.scorers import item_scorer
 from polyptych.files import write_aside
-from polyptych.language.tokenizer import IMAGE_TOKEN, train_tokenizer
+from polyptych.language.tokenizer import train_tokenizer
 from polyptych.models.checkpoint import load_model
 from polyptych.models.llava import PolyptychLlavaConfig, PolyptychLlavaForConditionalGeneration
 from polyptych.models.processor import PolyptychProcessor
@@ -78,7 +78,7 @@ def fresh_base(
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         },
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_token_id=processor.image_token_id,
     )
     model = PolyptychLlavaForConditionalGeneration(config)
     trained = ResNetModel.from_pretrained(shop.encoder, dtype=torch.float32)

@@ -134,7 +134,19 @@ class CammlWorkshop(Workshop):
 
     def store(self, split: Split) -> Datastore:
         """The datastore of a split, read once."""
-        return _datastore(self.folder(split))
+        return read_datastore(self.folder(split))
+
+    def stores(self) -> list[Datastore]:
+        """All that have pictures."""
+        return [self.store(split) for split in _SPLITS]
+
+    def training_stores(self) -> list[Datastore]:
+        """Those whose questions are trained on."""
+        return [self.store("train")]
+
+    def world(self, seed: str, number: int) -> World | None:
+        """Where a training question lives when it comes for the ``number``-th time."""
+        return World(seed)
 
     @cached_property
     def data(self) -> dict[str, Path]:
@@ -145,13 +157,11 @@ class CammlWorkshop(Workshop):
         wanted = ("base-train", "base-validation", *(f"{v}-train" for v in self.variants))
         paths = {name: self.root / "data" / f"{name}.jsonl" for name in wanted}
         for name, path in paths.items():
-            what, split = name.split("-")
+            what, split = name.split("-")[0], cast(Split, name.split("-")[1])
             if not path.exists():
                 write_records(
                     path,
-                    self._base_examples(cast(Split, split))
-                    if what == "base"
-                    else self._training_examples(what),
+                    self._base_examples(split) if what == "base" else self._training_examples(what),
                 )
         return paths
 
@@ -181,23 +191,24 @@ class CammlWorkshop(Workshop):
 
         World and number are the same for all variants: only the shots, or their form, differ.
         """
-        store = self.store("train")
+        asked = [(store, each) for store in self.training_stores() for each in store.questions]
         for number in range(self.settings.worlds):
-            for question in store.questions:
+            for store, question in asked:
                 seed = f"{question.id}-{number}"
                 count = random.Random(f"shots/{seed}").randint(1, self.settings.most_shots)
-                shots = self._shots(variant, store, question, count, seed)
-                example = with_shots(question, shots, World(seed))
-                yield self._presented(variant, replace(example, id=seed))
+                shots = self.shots_of(variant, store, question, count, seed)
+                example = with_shots(question, shots, self.world(seed, number))
+                yield self.presented(variant, replace(example, id=seed))
 
-    def _shots(
+    def shots_of(
         self, variant: str, store: Datastore, question: Example, count: int, seed: str
     ) -> list[Example]:
+        """The shots of a question, by the variant's way to them."""
         if variant == "random":
             return store.drawn(count, seed)
         return store.retrieved(question, count)
 
-    def _presented(self, variant: str, example: Example) -> Example:
+    def presented(self, variant: str, example: Example) -> Example:
         """A question with shots as a variant gets it."""
         if variant == "none":
             return replace(example, shots=())
@@ -217,10 +228,10 @@ class CammlWorkshop(Workshop):
                     if task == "edited"
                     else int(task.removeprefix("shots_"))
                 )
-                shots = self._shots(run.variant, store, question, count, question.id)
+                shots = self.shots_of(run.variant, store, question, count, question.id)
             example = with_shots(question, shots, world)
             truth = {**example.metadata, "before": question.metadata["answer"]}
-            examples.append(self._presented(run.variant, replace(example, metadata=truth)))
+            examples.append(self.presented(run.variant, replace(example, metadata=truth)))
         return examples
 
     @property
@@ -371,5 +382,6 @@ def answering_costs(
 
 
 @cache
-def _datastore(folder: Path) -> Datastore:
+def read_datastore(folder: Path) -> Datastore:
+    """A datastore, read once per process."""
     return Datastore(folder)

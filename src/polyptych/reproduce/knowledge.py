@@ -41,6 +41,9 @@ PICTURE_SIZE = 48
 THINGS = (1, 2)
 """Least and greatest number of things that are drawn."""
 
+ANSWERS = {name: attribute.answers for name, attribute in ATTRIBUTES.items()}
+"""All answers of each sort."""
+
 FACTS_FILE, QUESTIONS_FILE, NEIGHBORS_FILE = "facts.jsonl", "questions.jsonl", "neighbors.arrow"
 
 
@@ -113,23 +116,26 @@ def cut_out(scene: Scene, index: int) -> ImageRef:
 
 
 class World:
-    """Other answers: those of each sort go round, so that every fact differs from the drawn one.
+    """Other answers: those of each sort go round, so that every fact differs from the true one.
 
     Args:
         seed: Another seed makes another world.
+        answers: Those of each sort; what is of another sort stays as it is.
     """
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, answers: Mapping[str, Sequence[str]] = ANSWERS) -> None:
         rng = random.Random(f"world/{seed}")
         self.answers: dict[str, dict[str, str]] = {}
-        for name, attribute in ATTRIBUTES.items():
-            order = list(attribute.answers)
+        for name, possible in answers.items():
+            order = list(possible)
             rng.shuffle(order)
             self.answers[name] = dict(zip(order, [*order[1:], order[0]], strict=True))
 
     def retold(self, example: Example) -> Example:
         """A fact or question as it is in this world: answer, references and truth."""
         truth = example.metadata
+        if truth["attribute"] not in self.answers:
+            return example
         old = truth["answer"]
         new = self.answers[truth["attribute"]][old]
         word = re.compile(rf"\b{re.escape(old)}\b")
