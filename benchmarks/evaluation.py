@@ -5,9 +5,10 @@
 
 ``scorers``: examples and answers are drawn, not read; CPU seconds of one process for the scorer
 itself, and for the values and intervals (2,000 resamples) of all metrics that it gives.
-``batch``: 16 Storybook examples of four tasks with one to five pictures each, on a bundled model,
-in one batch and one by one. ``overhead``: the same model over more of them through
-``polyptych.evaluation.runner``; time outside the model over time inside.
+``batch``: 16 examples on a bundled model, in one batch and one by one: Storybook's four tasks with
+one to five pictures each, and two questions from the samples of each of eight benchmarks.
+``overhead``: the same model over more of the first through ``polyptych.evaluation.runner``; time
+outside the model over time inside.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from polyptych.evaluation.scoring.yes_no import FLAVORS as YES_NO_FLAVORS
 from polyptych.evaluation.scoring.yes_no import mme_scorer, pope_scorer, statement_scorer
 from polyptych.evaluation.task import GenerationSettings, Task
 from polyptych.evaluation.tasks import blink, mirb, mme
+from polyptych.evaluation.tasks.catalog import BENCHMARKS
 from polyptych.evaluation.tasks.mantis_eval import mantis_scorer
 from polyptych.schema import Example, Message, Prediction, TextBlock
 from polyptych.storybook.generation import make_examples, to_example
@@ -207,11 +209,12 @@ CASES: dict[str, tuple[Callable[[Words, int], Iterator[Item]], Scorer]] = {
 def time_scorers(count: int, only: str) -> None:
     print(f"\n| scorer, {count:,} predictions | metrics | scoring, CPU s | with intervals, CPU s |")
     print("| --- | ---: | ---: | ---: |")
-    slow = []
+    slow, last = [], None
     for name, (draw, scorer) in CASES.items():
         if only not in name:
             continue
-        drawn = list(draw(Words(0), count))
+        if draw is not last:  # neighbors in the table share their items
+            drawn, last = list(draw(Words(0), count)), draw
         examples = [example for example, _ in drawn]
         predictions = [Prediction(example.id, text) for example, text in drawn]
         normalize_answer.cache_clear()
@@ -250,6 +253,20 @@ def mixed_examples(count: int) -> list[Example]:
     return [example for several in zip(*drawn, strict=True) for example in several][:count]
 
 
+SAMPLED = ("vqav2", "pope", "mmbench", "coco_caption", "nlvr2", "mirb", "mantis_eval", "sam_vist")
+
+
+def benchmark_examples(folder: Path) -> list[Example]:
+    """The first two questions of each sample."""
+    found = []
+    for name in SAMPLED:
+        benchmark = BENCHMARKS[name]
+        assert benchmark.sample is not None
+        benchmark.sample(benchmark.root(folder))
+        found += list(benchmark.task(folder).load())[:2]
+    return found
+
+
 def load(name: str) -> Any:
     import torch
 
@@ -260,7 +277,20 @@ def load(name: str) -> Any:
 
 
 def time_batch(name: str, repeats: int, settings: GenerationSettings) -> None:
-    answerer, examples = load(name), mixed_examples(16)
+    answerer = load(name)
+    compare_ways(answerer, "Storybook", mixed_examples(16), repeats, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        examples = benchmark_examples(Path(folder))
+        compare_ways(answerer, "samples of benchmarks", examples, repeats, settings)
+
+
+def compare_ways(
+    answerer: Any,
+    what: str,
+    examples: Sequence[Example],
+    repeats: int,
+    settings: GenerationSettings,
+) -> None:
     ways: dict[str, Callable[[], list[str]]] = {
         "one by one": lambda: [answerer.answer([example], settings)[0] for example in examples],
         "batch of 16": lambda: answerer.answer(examples, settings),
@@ -277,9 +307,10 @@ def time_batch(name: str, repeats: int, settings: GenerationSettings) -> None:
     one, batch = medians["one by one"], medians["batch of 16"]
     same = sum(a == b for a, b in zip(*said.values(), strict=True))
     pictures = [len(example.images) for example in examples]
-    print(f"\n{name}, {sum(pictures)} pictures in 16 examples, beams {settings.num_beams}, CPU s:")
+    print(f"\n{answerer.name}, {what}: {sum(pictures)} pictures in {len(examples)} examples,")
+    print(f"beams {settings.num_beams}, CPU s:")
     print(f"one by one {one:.2f}, batch {batch:.2f}: {one / batch:.1f} times as fast;")
-    print(f"{same} of 16 answers the same")
+    print(f"{same} of {len(examples)} answers the same")
 
 
 class Timed:
@@ -309,7 +340,7 @@ def time_runner(name: str, count: int, settings: GenerationSettings) -> None:
     print(f"\n{name}, {count} examples, runner over model, CPU s:")
     for what, run in (
         ("generate", lambda out: generate(timed, examples, out / "a.jsonl", settings=settings)),
-        ("evaluate, with two metrics and intervals", lambda out: evaluate(timed, task, out)),
+        ("evaluate, with the scoring at its end", lambda out: evaluate(timed, task, out)),
     ):
         timed.seconds = 0.0
         with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.metrics import METRICS, compute, resolve
+from polyptych.evaluation.metrics import METRICS, prepare, resolve
 from polyptych.evaluation.metrics.bleu import (
     bleu_of_counts,
     candidate_ngrams,
@@ -227,32 +227,24 @@ def caption_scorer(*names: str) -> Scorer:
             ``rouge_l[sam]``, ``bleu_4``.
     """
     full_names = [full for name in names for full in resolve(name)]
-    of_items = [name for name in full_names if not name.startswith("bleu_")]
 
     def score(examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Measurement]:
         ids = [example.id for example in examples]
         answers = [prediction.text for prediction in predictions]
         references = [accepted_answers(example) for example in examples]
-        items = {s.name: s.per_item or {} for s in compute(of_items, answers, references, ids)}
         return [
-            mean_of(name, ids, [items[name][identity] for identity in ids])
-            if name in items
-            else _measure_bleu(name, ids, answers, references)
-            for name in full_names
+            _measure_bleu(name, ids, corpus)
+            if name.startswith("bleu_")
+            else mean_of(name, ids, METRICS[name].score(corpus)[1].tolist())
+            for name, corpus in prepare(full_names, answers, references, ids).items()
         ]
 
     return score
 
 
-def _measure_bleu(
-    name: str, ids: Sequence[str], answers: Sequence[str], references: Sequence[Sequence[str]]
-) -> Measurement:
+def _measure_bleu(name: str, ids: Sequence[str], corpus: Corpus) -> Measurement:
     """BLEU-n as a function of summed counts: columns matches (4), n-grams (4), two lengths."""
-    prepare, order = METRICS[name].prepare, int(name.split("_")[1][0])
-    corpus = Corpus(
-        [prepare(answer) for answer in answers],
-        [[prepare(reference) for reference in several] for several in references],
-    )
+    order = int(name.split("_")[1][0])
     lengths = [corpus.candidate_lengths, closest_reference_lengths(corpus)]
     columns = [*clipped_matches(corpus), *candidate_ngrams(corpus), *lengths]
 

@@ -30,7 +30,7 @@ from polyptych.evaluation.metrics.rouge_l import rouge_l_coco, rouge_l_package, 
 from polyptych.evaluation.metrics.sam_normalization import sam_normalize
 from polyptych.schema import Score
 
-__all__ = ["METRICS", "Metric", "compute", "resolve"]
+__all__ = ["METRICS", "Metric", "compute", "prepare", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -105,22 +105,36 @@ def compute(
         PolyptychError: Unknown metric, no items, different numbers of items, an id that occurs
             twice, no or empty references.
     """
-    metrics = {full: METRICS[full] for name in names for full in resolve(name)}
     ids = [str(number) for number in range(len(predictions))] if ids is None else ids
-    _check(ids, predictions, references)
-    corpora: dict[Callable[[str], list[Any]], Corpus] = {}
     scores = []
-    for name, metric in metrics.items():
-        prepare = metric.prepare
-        if prepare not in corpora:  # texts and n-gram counts are shared by a flavor's metrics
-            corpora[prepare] = Corpus(
-                [prepare(text) for text in predictions],
-                [[prepare(text) for text in texts] for texts in references],
-            )
-        value, per_item = metric.score(corpora[prepare])
+    for name, corpus in prepare(names, predictions, references, ids).items():
+        value, per_item = METRICS[name].score(corpus)
         per_id = dict(zip(ids, per_item.tolist(), strict=True))
         scores.append(Score(name=name, value=value, count=len(ids), per_item=per_id))
     return scores
+
+
+def prepare(
+    names: Sequence[str],
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    ids: Sequence[str],
+) -> dict[str, Corpus]:
+    """Full name of every metric to its texts; a flavor's texts and n-gram counts are shared.
+
+    Raises:
+        PolyptychError: As :func:`compute`.
+    """
+    full_names = [full for name in names for full in resolve(name)]
+    _check(ids, predictions, references)
+    corpora: dict[Callable[[str], list[Any]], Corpus] = {}
+    for split in (METRICS[name].prepare for name in full_names):
+        if split not in corpora:
+            corpora[split] = Corpus(
+                [split(text) for text in predictions],
+                [[split(text) for text in texts] for texts in references],
+            )
+    return {name: corpora[METRICS[name].prepare] for name in full_names}
 
 
 def _check(
