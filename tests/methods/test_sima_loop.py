@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from polyptych.methods.sima.critic_rows import (
     verdict_tokens,
 )
 from polyptych.methods.sima.pairs import build_pairs, require_pairs, write_pair_files
+from polyptych.methods.sima.practice import critic_examples, spoil
 from polyptych.methods.sima.prefix_sharing import Case, SharedReader, common_prefix
 from polyptych.methods.sima.prompts import BRIEF, FULL, CriticFormat
 from polyptych.methods.sima.records import (
@@ -47,6 +50,7 @@ from polyptych.methods.sima.responses import (
 )
 from polyptych.methods.sima.truth import agreement, description_truth
 from polyptych.schema import IGNORE_INDEX, Example, ImageBlock, Message, TextBlock
+from polyptych.storybook.generation import make_examples
 from polyptych.testing import (
     tiny_camml,
     tiny_camml_processor,
@@ -559,3 +563,28 @@ def test_bad_prompts_are_one_clear_line(line: str, problem: str, tmp_path: Path)
     path.write_text(line + "\n" if line else "")
     with pytest.raises(PolyptychError, match=problem):
         read_prompts(path)
+
+
+# Practice
+
+
+def test_practice_asks_in_the_critics_own_words_and_the_truth_decides() -> None:
+    examples = list(critic_examples(count=40, split="train", seed=0))
+    verdicts = [example.target for example in examples]
+    assert 10 < verdicts.count("1") < 30 and set(verdicts) == {"1", "2"}
+    pictures = list(make_examples("description", count=40, split="train", seed=0, things=(2, 4)))
+    for example, story in zip(examples, pictures, strict=True):
+        shown = example.prompt[0].text.rpartition("True: [")[2]
+        truth, first, second = shown.replace("]\n", "").replace("2: [", "1: [").split("1: [")
+        assert description_truth(truth, story.metadata) == 1
+        values = [description_truth(text, story.metadata) for text in (first, second)]
+        assert (values[0] > values[1]) == (example.target == "1") and values[0] != values[1]
+
+
+def test_spoiling_exchanges_words_of_one_sort() -> None:
+    text = "on the beach there are an orange ball and a small red kite."
+    assert spoil(random.Random(0), text, 0) == text
+    for seed in range(20):
+        spoiled = spoil(random.Random(seed), text, 2)
+        assert spoiled != text
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", spoiled)

@@ -195,9 +195,9 @@ class SharedReader:
         return torch.tensor(values, dtype=torch.long, device=self.model.device)
 
 
-def common_prefix(rows: Iterable[Sequence[int]]) -> list[int]:
+def common_prefix(rows: Iterable[list[int]]) -> list[int]:
     """The ids that all rows begin with: those that the least and the greatest of them share."""
     known = list(rows)
     first, last = min(known), max(known)
     end = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return list(first[:end])
+    return first[:end]
