@@ -136,6 +136,14 @@ def test_a_file_of_answers_is_scored_as_far_as_it_goes(data: Path, tmp_path: Pat
     assert f"n={total - 2}" in part.output
 
 
+def test_answers_that_need_a_judge_are_scored_with_one(data: Path, tmp_path: Path) -> None:
+    done("evaluate", "toy_answers:no", "mm_vet", "--data", data, "--out", "run")
+    words = ["score", tmp_path / "run" / "predictions.jsonl", "mm_vet", "--data", data]
+    assert "name a --judge" in run(*words).output
+    assert "score[fixed]" in done(*words, "--judge", "toy_answers:judge")
+    assert (tmp_path / "run" / "judge.jsonl").exists()
+
+
 def test_runs_are_compared_and_small_differences_are_warned_of(data: Path, tmp_path: Path) -> None:
     for name in ("no", "mixed"):
         done("evaluate", f"toy_answers:{name}", "pope", "--data", data, "--out", name)

@@ -13,9 +13,10 @@ from polyptych.data.records import write_records
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.baselines import baselines, chance, majority
 from polyptych.evaluation.comparing import compare_results, is_clear
+from polyptych.evaluation.report import Comparison
 from polyptych.evaluation.results import Result, read_run, settings_text
 from polyptych.evaluation.runner import evaluate
-from polyptych.evaluation.scorers import estimate, image_clusters, item_scorer, mean_of
+from polyptych.evaluation.scorers import compare, estimate, image_clusters, item_scorer, mean_of
 from polyptych.evaluation.scoring.choice import choice_scorer
 from polyptych.evaluation.task import GenerationSettings, Task
 from polyptych.evaluation.tasks.finding import find_again, find_task, is_task_name
@@ -189,3 +190,12 @@ def test_questions_about_one_picture_are_drawn_together() -> None:
     assert len(set(image_clusters(texts).values())) == 2, "no picture is no common picture"
     same = [Example(i, (), (ImageRef(data=b"x"),)) for i in "ab"]
     assert len(set(image_clusters(same).values())) == 1
+
+
+def test_no_value_is_no_difference_and_no_small_p() -> None:
+    nothing = mean_of("a[t]", ["1", "2"], [None, None])
+    something = mean_of("a[t]", ["1", "2"], [1.0, 0.0])
+    difference = compare(nothing, something)
+    assert np.isnan(difference.value)
+    assert np.isnan(difference.p_value)
+    assert not is_clear(Comparison(estimate(something), estimate(nothing), difference))

@@ -126,7 +126,9 @@ def signed(value: float) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """A p value with three decimals, never written as zero."""
+    """A p value with three decimals, never written as zero; a dash for none."""
+    if math.isnan(p_value):
+        return NOTHING
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 

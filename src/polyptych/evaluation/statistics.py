@@ -54,7 +54,8 @@ class Difference(NamedTuple):
         value: First minus second.
         interval: Percentile interval of the difference.
         p_value: Two-sided: twice the smaller share of resamples on either side of zero, where ties
-            count on both sides; never below 1 / (resamples + 1).
+            count on both sides; never below 1 / (resamples + 1). NaN where one of the two has no
+            value.
     """
 
     value: float
@@ -124,12 +125,17 @@ def paired_bootstrap(
     sums = _resampled_sums(both, resamples, seed)
     width = first.shape[1]
     differences = aggregate(sums[:, :width]) - aggregate(sums[:, width:])
-    tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    return Difference(
-        value=float(aggregate(first.sum(0)) - aggregate(second.sum(0))),
-        interval=_percentiles(differences, confidence),
-        p_value=min(1.0, max(2 * tail, 1) / (resamples + 1)),
-    )
+    value = float(aggregate(first.sum(0)) - aggregate(second.sum(0)))
+    return Difference(value, _percentiles(differences, confidence), _p_value(value, differences))
+
+
+def _p_value(value: float, differences: Array) -> float:
+    """As :attr:`Difference.p_value`, over the resamples that have a difference at all."""
+    found = differences[np.isfinite(differences)]
+    if np.isnan(value) or not len(found):
+        return float("nan")
+    tail = min(int((found <= 0).sum()), int((found >= 0).sum()))
+    return min(1.0, max(2 * tail, 1) / (len(found) + 1))
 
 
 def _cluster(statistics: Array, clusters: Sequence[object] | None) -> Array:
