@@ -17,7 +17,7 @@ from polyptych.errors import PolyptychError
 from polyptych.evaluation.scorers import Scorer
 from polyptych.evaluation.scoring.choice import LETTERS, grouped_choice_scorer
 from polyptych.evaluation.task import Task
-from polyptych.evaluation.tasks.interleaving import interleaved_example
+from polyptych.evaluation.tasks.interleaving import interleaved_example, unique_examples
 from polyptych.evaluation.tasks.llava_files import (
     LETTER_ANSWER,
     SHORT_SETTINGS,
@@ -72,17 +72,12 @@ def read_blink(name: Name, root: str | Path) -> list[Example]:
         PolyptychError: If there is none, or for a bad row.
     """
     columns = ("idx", "sub_task", "prompt", "choices", "answer", *_IMAGES)
-    examples: dict[str, Example] = {}
-    for folder in (Path(root, task) for task in SUB_TASKS):
-        if folder.is_dir():
-            for where, row in read_parquet(parquet_parts(folder, SPLITS[name]), columns):
-                example = _example(name, row, where)
-                if example.id in examples:
-                    fail(where, f"idx {example.id!r} occurs twice")
-                examples[example.id] = example
-    if not examples:
+    folders = [folder for task in SUB_TASKS if (folder := Path(root, task)).is_dir()]
+    if not folders:
         raise PolyptychError(f"{root}: none of BLINK's folders there, such as {SUB_TASKS[0]}")
-    return list(examples.values())
+    parts = [part for folder in folders for part in parquet_parts(folder, SPLITS[name])]
+    rows = read_parquet(parts, columns)
+    return unique_examples(((where, _example(name, row, where)) for where, row in rows), "idx")
 
 
 def _example(name: Name, row: Mapping[str, Any], where: str) -> Example:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from polyptych.data.records import IMAGE_TOKEN, check_example
@@ -54,6 +54,24 @@ def _blocks(text: str, images: int, where: str) -> tuple[Block, ...]:
         if part:
             blocks.append(TextBlock(part))
     return tuple(blocks)
+
+
+def unique_examples(items: Iterable[tuple[str, Example]], key: str) -> list[Example]:
+    """The examples, of which no two may have the same id.
+
+    Args:
+        items: Where each example stands, and the example.
+        key: What its id is called there.
+
+    Raises:
+        PolyptychError: At the first id that occurs again.
+    """
+    found: dict[str, Example] = {}
+    for where, example in items:
+        if example.id in found:
+            fail(where, f"{key} {example.id!r} occurs twice")
+        found[example.id] = example
+    return list(found.values())
 
 
 def lettered(choices: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from polyptych.evaluation.scoring.groups import by_group
 from polyptych.evaluation.scoring.short_answer import only_reference
 from polyptych.evaluation.scoring.vqa_accuracy import normalize_answer
 from polyptych.evaluation.task import Task
-from polyptych.evaluation.tasks.interleaving import interleaved_example
+from polyptych.evaluation.tasks.interleaving import interleaved_example, unique_examples
 from polyptych.evaluation.tasks.llava_files import (
     LETTER_ANSWER,
     SHORT_SETTINGS,
@@ -103,13 +103,8 @@ def read_mantis(root: str | Path) -> list[Example]:
     Raises:
         PolyptychError: For a missing file or a bad row.
     """
-    examples: dict[str, Example] = {}
-    for where, row in read_parquet(parquet_parts(Path(root, "mantis_eval"), "test"), _COLUMNS):
-        example = _example(row, where)
-        if example.id in examples:
-            fail(where, f"id {example.id!r} occurs twice")
-        examples[example.id] = example
-    return list(examples.values())
+    rows = read_parquet(parquet_parts(Path(root, "mantis_eval"), "test"), _COLUMNS)
+    return unique_examples(((where, _example(row, where)) for where, row in rows), "id")
 
 
 def _example(row: Mapping[str, Any], where: str) -> Example:

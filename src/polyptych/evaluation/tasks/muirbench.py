@@ -14,7 +14,7 @@ from typing import Any
 
 from polyptych.evaluation.scoring.choice import LETTERS, choice_scorer
 from polyptych.evaluation.task import Task
-from polyptych.evaluation.tasks.interleaving import interleaved_example, lettered
+from polyptych.evaluation.tasks.interleaving import interleaved_example, lettered, unique_examples
 from polyptych.evaluation.tasks.llava_files import (
     LETTER_ANSWER,
     SHORT_SETTINGS,
@@ -40,13 +40,8 @@ def read_muirbench(root: str | Path) -> list[Example]:
     Raises:
         PolyptychError: For a missing file or a bad row.
     """
-    examples: dict[str, Example] = {}
-    for where, row in read_parquet(parquet_parts(Path(root, "data"), "test"), _COLUMNS):
-        example = _example(row, where)
-        if example.id in examples:
-            fail(where, f"idx {example.id!r} occurs twice")
-        examples[example.id] = example
-    return list(examples.values())
+    rows = read_parquet(parquet_parts(Path(root, "data"), "test"), _COLUMNS)
+    return unique_examples(((where, _example(row, where)) for where, row in rows), "idx")
 
 
 def _example(row: Mapping[str, Any], where: str) -> Example:

@@ -16,7 +16,7 @@ from typing import Any
 from polyptych.data.records import parse_json, read_lines
 from polyptych.evaluation.scoring.yes_no import statement_scorer
 from polyptych.evaluation.task import Task
-from polyptych.evaluation.tasks.interleaving import interleaved_example
+from polyptych.evaluation.tasks.interleaving import interleaved_example, unique_examples
 from polyptych.evaluation.tasks.llava_files import SHORT_SETTINGS, fail, required_file, text_of
 from polyptych.schema import Example, ImageRef
 
@@ -38,15 +38,13 @@ def read_nlvr2(root: str | Path) -> list[Example]:
     """
     path = required_file(root, f"data/{QUESTIONS}", QUESTIONS)
     images = next((d for d in _image_folders(root) if d.is_dir()), _image_folders(root)[0])
-    examples: dict[str, Example] = {}
-    for where, line in read_lines(path):
-        example = _example(parse_json(line, where), images, where)
-        if example.id in examples:
-            fail(where, f"identifier {example.id!r} occurs twice")
-        examples[example.id] = example
+    examples = unique_examples(
+        ((w, _example(parse_json(line, w), images, w)) for w, line in read_lines(path)),
+        "identifier",
+    )
     if not examples:
         fail(str(path), "no sentences in it")
-    return list(examples.values())
+    return examples
 
 
 def _image_folders(root: str | Path) -> list[Path]:
