@@ -81,12 +81,12 @@ class CammlSettings:
     test: int = 400
     """Test questions about persons and things that no training question knows."""
     data_seed: int = 2401
-    base_examples: int = 60000
+    base_examples: int = 40000
     """What the base learns from: pictures to name, texts to read."""
     worlds: int = 8
     """Times that each training question comes again, in another world."""
     decoder_layers: int = 4
-    base_steps: int = 6000
+    base_steps: int = 5000
     base_learning_rate: float = 1e-3
     base_batch: int = 32
     steps: int = 1200

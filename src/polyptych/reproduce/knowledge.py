@@ -246,7 +246,7 @@ def _base_examples(
             world = World(f"base/{rng.random()}")
             truth = fact.metadata
             answer = world.answers[truth["attribute"]][truth["answer"]]
-            others = rng.sample(facts, rng.randint(0, 4))
+            others = rng.sample(facts, rng.randint(0, 3))
             told = [_in_words(each, entities, world, rng) for each in others]
             told.insert(rng.randint(0, len(told)), _in_words(fact, entities, world, rng))
             called = f"the {description}" if sort == 1 else entities[description].called
