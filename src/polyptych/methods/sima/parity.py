@@ -157,7 +157,8 @@ def _lines(values: Sequence[Any] | Iterator[Any]) -> Tensor:
 
 def rows(golden: Golden) -> Values:
     """Collated, stacked and expanded rows: ids, labels, masks."""
-    sequences, found = golden.sequences, {}
+    sequences = golden.sequences
+    found: Values = {}
     batches: dict[str, list[list[int]]] = {
         **sequences,
         "concatenated": sequences["chosen"] + sequences["rejected"],
@@ -196,7 +197,7 @@ def _padded(sequences: Sequence[list[int]]) -> dict[str, Tensor]:
         labels = [IGNORE_INDEX] * min(start, len(ids)) + ids[start:]
         encoded.append(EncodedExample(ids, labels, start - 1, [], 1, 0))
     batch = Collator(_Pads(), training=True).pad(encoded)
-    return {name: batch[name] for name in ("input_ids", "labels", "attention_mask")}  # type: ignore[literal-required]
+    return {name: batch[name] for name in ("input_ids", "labels", "attention_mask")}
 
 
 # --- scores --------------------------------------------------------------------------------------
@@ -216,8 +217,9 @@ def answer_scores(
         targets.append(labels[row, column])
         answers.append(row + index * len(labels))
     pairs = len(golden.tensors["chosen_input_ids"])
-    parts = (torch.cat(part) for part in (logits, targets, answers))
-    return answer_log_probs(*parts, pairs, variant)
+    return answer_log_probs(
+        torch.cat(logits), torch.cat(targets), torch.cat(answers), pairs, variant
+    )
 
 
 def compared(
