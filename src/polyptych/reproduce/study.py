@@ -103,7 +103,7 @@ class StudySettings:
     sweep: tuple[Budget, ...] = (Budget(1, 12), Budget(1))
     """Other budgets, with one seed each."""
     sweep_seeds: tuple[int, ...] = (0,)
-    sweep_steps: int = 3000
+    sweep_steps: int = 2000
     """Steps of a sweep's variants, which also teach the language model the other visual tokens."""
 
     def quick(self) -> StudySettings:
