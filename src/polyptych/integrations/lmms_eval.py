@@ -1,6 +1,6 @@
 """Our models in lmms-eval, as a chat model: images stay where the task puts them.
 
-    lmms-eval eval --model polyptych --model_args pretrained=MODEL,batch_size=8 --tasks pope
+    lmms-eval eval --model polyptych --model_args pretrained=MODEL --batch_size 8 --tasks pope
 
 MODEL is anything that ``polyptych evaluate`` takes. lmms-eval finds :func:`manifests` by the entry
 point group ``lmms_eval.models``; it has to be installed beside this package and is imported only
@@ -61,6 +61,7 @@ def _chat_class() -> type:
         ) -> None:
             from polyptych.serving.answerers import load_answerer
 
+            self.pretrained = pretrained  # before the base looks for a name of its cache
             super().__init__()
             self.answerer = load_answerer(
                 pretrained, device=device or _best_device(), api_model=api_model
