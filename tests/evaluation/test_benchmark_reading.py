@@ -142,7 +142,12 @@ def test_mirb_reads_as_its_script_does(name: str, answer: str, truth: str, right
 def test_mirb_parts() -> None:
     assert first_sentence(".5 is it. No") == ".5 is it. No"  # a period in front ends nothing
     assert first_number("") == ""
-    assert sum(mirb.WEIGHTS.values()) == pytest.approx(len(mirb.GROUPS))
+    assert sum(mirb.weights(mirb.GROUP_OF).values()) == pytest.approx(len(mirb.GROUPS))
+    assert mirb.weights(["count", "food", "count", "attribute"]) == {
+        "attribute": 0.5,
+        "count": 0.5,
+        "food": 1,
+    }
     items = [
         (example(f"{name}-0", "Yes", set=name), "yes" if name == "analogy" else "no")
         for name in mirb.GROUP_OF

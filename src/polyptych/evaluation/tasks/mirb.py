@@ -10,7 +10,7 @@ the same letters; ``mean_accuracy`` is the mean over the groups of the mean over
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,6 @@ GROUPS = {
 """Group to its sets, whose names are those of the files."""
 
 GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
-WEIGHTS = {name: 1 / len(GROUPS[group]) for name, group in GROUP_OF.items()}
-"""Of a set in the mean over groups."""
 
 _WORD = "Answer with a single word."
 _OPTION = "Answer with the option symbol."
@@ -90,10 +88,16 @@ def score_mirb(examples: Sequence[Example], predictions: Sequence[Prediction]) -
         for name, example, prediction in zip(sets, examples, predictions, strict=True)
     ]
     return [
-        mean_over_groups("mean_accuracy[released]", ids, values, sets, WEIGHTS),
+        mean_over_groups("mean_accuracy[released]", ids, values, sets, weights(sets)),
         mean_of("accuracy[released]", ids, values),
         *by_group("accuracy", "released", ids, values, sets),
     ]
+
+
+def weights(names: Iterable[str]) -> dict[str, float]:
+    """Of each set that is there in the mean over groups: its group's sets share the weight 1."""
+    present = set(names)
+    return {name: 1 / len(present.intersection(GROUPS[GROUP_OF[name]])) for name in sorted(present)}
 
 
 def read_mirb(root: str | Path) -> list[Example]:
