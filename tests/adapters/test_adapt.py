@@ -189,8 +189,6 @@ def test_files_are_loaded_strictly(tmp_path: Path) -> None:
     base = base_model("llava")
     base.save_pretrained(tmp_path / "base")
     processor.save_pretrained(tmp_path / "base")
-    for weight in model.parameters():
-        weight.requires_grad_(False)
     model.save_pretrained(tmp_path)
     with pytest.raises(PolyptychError, match="an adapter without its base, which had no name"):
         adapt(tmp_path)

@@ -113,7 +113,8 @@ def adapt(
 ) -> Adapted:
     """Put methods on a base; they act as guidance, context, layer, in whatever order named.
 
-    Untrained methods leave the base as it was (CaMML: questions without shots).
+    Untrained methods leave the base as it was (CaMML: questions without shots). They alone learn,
+    unless more is unfrozen.
 
     Args:
         model_or_path: A model of a known family; or a folder or hub name of one; or a folder that
@@ -176,6 +177,8 @@ def attach(
     sizes = BaseSizes.of(model.config)
     model.seams = seams = BaseVLM(model, _marker_ids(family, processor), context_token_id)
     model.methods = {method.name: method.fitted(sizes) for method in chosen}
+    if chosen:
+        model.requires_grad_(False)
     weight = model.get_input_embeddings().weight
     for name, method in model.methods.items():
         with torch.random.fork_rng(devices=[]):
