@@ -232,29 +232,38 @@ def caption_scorer(*names: str) -> Scorer:
         ids = [example.id for example in examples]
         answers = [prediction.text for prediction in predictions]
         references = [accepted_answers(example) for example in examples]
-        return [
-            _measure_bleu(name, ids, corpus)
-            if name.startswith("bleu_")
-            else mean_of(name, ids, METRICS[name].score(corpus)[1].tolist())
-            for name, corpus in prepare(full_names, answers, references, ids).items()
-        ]
+        counted: dict[int, Array] = {}  # BLEU-1 to BLEU-4 of a flavor are made of the same counts
+        measured = []
+        for name, corpus in prepare(full_names, answers, references, ids).items():
+            if not name.startswith("bleu_"):
+                values = METRICS[name].score(corpus)[1].tolist()
+                measured.append(mean_of(name, ids, values))
+                continue
+            if id(corpus) not in counted:
+                counted[id(corpus)] = _bleu_counts(corpus)
+            measured.append(_measure_bleu(name, ids, counted[id(corpus)]))
+        return measured
 
     return score
 
 
-def _measure_bleu(name: str, ids: Sequence[str], corpus: Corpus) -> Measurement:
-    """BLEU-n as a function of summed counts: columns matches (4), n-grams (4), two lengths."""
-    order = int(name.split("_")[1][0])
+def _bleu_counts(corpus: Corpus) -> Array:
+    """(n, 10) counts of each item: matches (4), n-grams (4), two lengths."""
     lengths = [corpus.candidate_lengths, closest_reference_lengths(corpus)]
     columns = [*clipped_matches(corpus), *candidate_ngrams(corpus), *lengths]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _measure_bleu(name: str, ids: Sequence[str], counts_of_items: Array) -> Measurement:
+    """BLEU-n as a function of summed counts."""
+    order = int(name.split("_")[1][0])
 
     def aggregate(sums: Array) -> Array:
         counts = np.moveaxis(sums, -1, 0).astype(np.int64)
         matches, ngrams, (length, reference_length) = np.split(counts, [MAX_ORDER, 2 * MAX_ORDER])
         return bleu_of_counts(matches[:order], ngrams[:order], length, reference_length)
 
-    statistics = np.stack(columns, axis=1).astype(np.float64)
-    return Measurement(name, tuple(ids), statistics, aggregate, per_item=False)
+    return Measurement(name, tuple(ids), counts_of_items, aggregate, per_item=False)
 
 
 def mean_of(name: str, ids: Iterable[str], values: Iterable[float | bool | None]) -> Measurement:
