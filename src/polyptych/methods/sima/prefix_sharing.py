@@ -1,14 +1,15 @@
 """Reading many rows that begin alike: what they share is read once.
 
 The rows of a critic share two beginnings: the fixed part of its prompt, which all of them have, and
-images, question and ground truth, which all orders and candidates of one case have. A causal
-decoder gives equal beginnings equal keys and values, so each is read once, in a batch, and copied:
+images, question and ground truth, which all orders and candidates of one case have. The fixed part
+is read once, and its keys and values stand before every case; a case is one row, whose different
+endings are branches that do not see each other::
 
-    fixed part (1 row)  ->  beginnings of cases (G rows)  ->  what differs (R rows)  ->  logits
+    fixed part (1 row)  ->  case: beginning, ending 1, ending 2 ... (G rows)  ->  logits
 
 The result is that of reading every row alone. Where a model makes the meaning of a beginning depend
 on what follows it (visual tokens that depend on the instruction, a second look at the images from
-the end of the prompt), only as much is shared as stays true.
+the end of the prompt), only the fixed part is shared.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from transformers import DynamicCache
 
 from polyptych.data.images import load_image
 from polyptych.data.tokenization import EncodedExample
+from polyptych.errors import PolyptychError
 from polyptych.models.incremental import ReadsIncrementally, key_values
 from polyptych.schema import ImageRef
+from polyptych.training.branching import branching_mask, check_branching
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +47,12 @@ class _Read:
     key_values: list[tuple[Tensor, Tensor]]
     mask: Int[Tensor, "C L"]
 
-    def select(self, rows: Sequence[int]) -> _Read:
-        """Copies of some rows, in this order; views where there is one row only."""
-        if len(self.mask) == 1:
-            count = len(rows)
-            pairs = [
-                (k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1))
-                for k, v in self.key_values
-            ]
-            return _Read(pairs, self.mask.expand(count, -1))
-        index = torch.tensor(rows, device=self.mask.device)
-        pairs = [(k.index_select(0, index), v.index_select(0, index)) for k, v in self.key_values]
-        return _Read(pairs, self.mask.index_select(0, index))
+    def copies(self, count: int) -> _Read:
+        """Views of the one row."""
+        pairs = [
+            (k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1)) for k, v in self.key_values
+        ]
+        return _Read(pairs, self.mask.expand(count, -1))
 
 
 class SharedReader:
@@ -80,20 +77,12 @@ class SharedReader:
         features = self._features(cases)
         stems = [len(common_prefix(row.input_ids[:-1] for row in case.rows)) for case in cases]
         if self._keeps_beginnings(cases, start, stems):
-            firsts = [case.rows[0] for case in cases]
-            read, _ = self._read(
-                [row.input_ids[start:end] for row, end in zip(firsts, stems, strict=True)],
-                self._fixed.select([0] * len(cases)),
-                self._seen(firsts, features),
-            )
-            tails = [row.input_ids[stems[case] :] for row, case in zip(rows, owner, strict=True)]
-            _, logits = self._read(tails, read.select(owner), {})
-        else:
-            _, logits = self._read(
-                [row.input_ids[start:] for row in rows],
-                self._fixed.select([0] * len(rows)),
-                self._seen(rows, [features[case] for case in owner]),
-            )
+            return self._read_branches(cases, start, stems, features)
+        _, logits = self._read(
+            [row.input_ids[start:] for row in rows],
+            self._fixed.copies(len(rows)),
+            self._seen(rows, [features[case] for case in owner]),
+        )
         return list(logits.split([len(case.rows) for case in cases]))
 
     def _read_fixed(self, rows: Sequence[EncodedExample]) -> int:
@@ -119,6 +108,10 @@ class SharedReader:
         """Whether each case has a beginning with all its images that means the same in all rows."""
         if type(self.model)._read_more is not ReadsIncrementally._read_more:
             return False  # some of its layers read images again from the end of the prompt
+        try:
+            check_branching(self.model, max(len(r.input_ids) for c in cases for r in c.rows))
+        except PolyptychError:
+            return False
         instructed = getattr(self.model.config, "instruction_aware", False)
         for case, stem in zip(cases, stems, strict=True):
             first = case.rows[0]
@@ -155,6 +148,58 @@ class SharedReader:
             # from the right, since rows are padded on the left
             "last_prompt": self._tensor([row.last_prompt - len(row.input_ids) for row in rows]),
         }
+
+    def _read_branches(
+        self,
+        cases: Sequence[Case],
+        start: int,
+        stems: Sequence[int],
+        features: Sequence[Tensor | None],
+    ) -> list[Float[Tensor, "_ V"]]:
+        """One row per case; endings stand in columns of equal width, padded on the left."""
+        firsts = [case.rows[0] for case in cases]
+        pad, count = self.processor.pad_token_id, max(len(case.rows) for case in cases)
+        stem_ids, stem_mask = self._padded(
+            [row.input_ids[start:end] for row, end in zip(firsts, stems, strict=True)],
+            pad,
+            left=True,
+        )
+        endings = [[r.input_ids[end:] for r in c.rows] for c, end in zip(cases, stems, strict=True)]
+        end_ids, end_mask = self._padded(
+            [ids for rows in endings for ids in [*rows, *[[]] * (count - len(rows))]],
+            pad,
+            left=True,
+        )
+        width, length = stem_ids.shape[1], end_ids.shape[1]
+        in_case = end_mask.unflatten(0, (len(cases), count))
+        positions = torch.cat(
+            [
+                stem_mask.cumsum(dim=1),
+                (stem_mask.sum(dim=1)[:, None, None] + in_case.cumsum(dim=-1)).flatten(1),
+            ],
+            dim=1,
+        )
+        mask = torch.cat([stem_mask, in_case.flatten(1)], dim=1)
+        branch = self._tensor([0] * width + [b for b in range(1, count + 1) for _ in range(length)])
+        seen = branching_mask(mask, branch)
+        seen = torch.cat([seen.new_ones(*seen.shape[:3], start), seen], dim=-1)
+        output = self.model(
+            input_ids=torch.cat([stem_ids, end_ids.view(len(cases), -1)], dim=1),
+            attention_mask=self._as_attention_takes_it(seen),
+            position_ids=(start + positions - 1).clamp(min=0),
+            past_key_values=DynamicCache(self._fixed.copies(len(cases)).key_values),
+            use_cache=True,
+            logits_to_keep=self._tensor([width + length * b - 1 for b in range(1, count + 1)]),
+            **{**self._seen(firsts, features), "last_prompt": stem_mask.sum(dim=1) * 0 + width - 1},
+        )
+        return [logits[: len(case.rows)] for case, logits in zip(cases, output.logits, strict=True)]
+
+    def _as_attention_takes_it(self, seen: Tensor) -> Tensor:
+        """A mask over pairs of positions; ``eager`` attention adds it, where others select."""
+        if self.model.get_decoder().config._attn_implementation != "eager":
+            return seen
+        dtype = self.model.get_input_embeddings().weight.dtype
+        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
     def _read(
         self, ids: Sequence[list[int]], before: _Read, seen: dict[str, Tensor]
