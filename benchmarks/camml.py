@@ -201,12 +201,14 @@ class Ours:
     @torch.inference_mode()
     def forward(self, question: Question) -> Tensor:
         """Logits of the last position (1, V)."""
-        return self.model(**self.batch(question), logits_to_keep=1, use_cache=False).logits[:, -1]
+        batch: dict[str, Any] = dict(self.batch(question))
+        return self.model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1]
 
     @torch.inference_mode()
     def generation(self, question: Question) -> Tensor:
         """Ids of the answer (1, new tokens); their number is fixed, so that all do equal work."""
-        batch, count = self.batch(question), self.sizes.new_tokens
+        batch: dict[str, Any] = dict(self.batch(question))
+        count = self.sizes.new_tokens
         ids = self.model.generate(
             **batch, max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None
         )

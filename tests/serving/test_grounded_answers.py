@@ -19,6 +19,7 @@ from polyptych.retrieval.building import build_index
 from polyptych.retrieval.encoders import load_encoder
 from polyptych.schema import Example, ImageBlock, Message, TextBlock
 from polyptych.serving.chat import question_example
+from polyptych.serving.chat_loop import chat
 from polyptych.serving.conversation import Conversation
 from polyptych.serving.shots import ShotFinder, ask_with_shots, listing
 from polyptych.testing import (
@@ -146,3 +147,28 @@ def test_a_conversation_keeps_the_shots_of_its_first_question(home: Path) -> Non
     assert bare.ask("what is this?", [load_image(tiny_image(2))]) is not None
     with pytest.raises(PolyptychError, match="reads no shots"):
         Conversation(tiny_llava(), tiny_llava_processor(), SETTINGS, finder.find)
+
+
+def test_chat_finds_shots_for_the_first_question(home: Path) -> None:
+    lines = iter(["what is this?", "/quit"])
+    shown: list[str] = []
+    chat(
+        home / "camml",
+        [home / "q.png"],
+        settings=SETTINGS,
+        index=home / "index",
+        shots=2,
+        read=lambda _: next(lines),
+        write=shown.append,
+    )
+    result = ask_with_shots(
+        home / "camml",
+        home / "index",
+        [home / "q.png"],
+        "what is this?",
+        top_k=2,
+        settings=SETTINGS,
+    )
+    assert shown[-1] == result.text
+    with pytest.raises(PolyptychError, match="reads no shots"):
+        chat(home / "llava", index=home / "index", read=lambda _: "/quit", write=shown.append)

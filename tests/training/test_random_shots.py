@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,10 +64,11 @@ def test_training_sees_the_drawn_numbers_in_any_micro_batch(tmp_path: Path) -> N
 
     weights = []
     for micro in (1, 2):
-        model, seen = tiny_camml(), []
+        model: Any = tiny_camml()
+        seen: list[int] = []
         read = model.camml.context_tokens
 
-        def spy(tokens, numbers, read=read, seen=seen):
+        def spy(tokens: Any, numbers: Any, read: Any = read, seen: list[int] = seen) -> Any:
             seen.extend(numbers.tolist())
             return read(tokens, numbers)
 
