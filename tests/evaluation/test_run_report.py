@@ -9,21 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import headless_browser
+import numpy as np
 import pytest
 from headless_browser import Browser
+from PIL import Image
 
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.comparison_report import write_comparison
+from polyptych.evaluation.demon.published import published_models
 from polyptych.evaluation.published import published_for, published_rows
 from polyptych.evaluation.report_cards import choose, choose_changed
 from polyptych.evaluation.report_scores import Row, points_of, published_table
 from polyptych.evaluation.run_report import write_report
 from polyptych.evaluation.runner import evaluate
-from polyptych.evaluation.task import GenerationSettings
+from polyptych.evaluation.scorers import item_scorer
+from polyptych.evaluation.task import GenerationSettings, Task
+from polyptych.evaluation.tasks import demon
 from polyptych.evaluation.tasks.catalog import BENCHMARKS
 from polyptych.evaluation.tasks.finding import find_task
 from polyptych.evaluation.tasks.listing import make_samples
-from polyptych.schema import Example
+from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
 
 with_browser = pytest.mark.skipif(headless_browser.FOUND is None, reason="no Chromium here")
 
@@ -122,6 +127,20 @@ def test_the_comparison_shows_both_answers_and_warns_of_small_differences(runs: 
     assert "gained most" in page
 
 
+def test_demon_stands_beside_its_published_rows(tmp_path: Path) -> None:
+    benchmark = demon.read_benchmark(demon.make_sample(tmp_path / "data", per_task=4))
+    guesser = Guesser("mixed", "A", "yes", 2)
+    demon.evaluate_demon(guesser, benchmark, tmp_path / "run", progress=False)
+    page = write_report(tmp_path / "run").read_text()
+    assert "DEMON-Core" in page
+    assert page.count("<td data-label=") == 9 * (11 + 2), "categories and averages of 13 rows"
+    for row in published_models():
+        assert f'<th scope="row">{row.name}</th>' in page
+    assert "mixed [fixed]" in page
+    assert "of 29 tasks missing" in page
+    assert '<p class="of">demon/' in page
+
+
 @with_browser
 def test_filters_work_on_a_desktop(runs: Path) -> None:
     with Browser(runs / "first" / "report.html", width=1200) as page:
@@ -195,18 +214,24 @@ def test_points_and_percent_keep_their_units_and_less_can_be_better() -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_items_take_seconds_and_few_megabytes(tmp_path: Path) -> None:
-    from polyptych.evaluation.scorers import item_scorer
-    from polyptych.evaluation.task import Task
-    from polyptych.storybook.generation import make_examples, to_example
+    """Photos of noise, four to an item: the worst that JPEG can meet."""
+    generator = np.random.default_rng(0)
+    for number in range(64):
+        pixels = generator.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.jpg")
 
-    drawn = [to_example(s) for s in make_examples("existence", count=50, split="test", seed=0)]
-    examples = [
-        Example(f"q{n}", drawn[n % 50].messages, drawn[n % 50].images, ("yes",))
-        for n in range(10_000)
-    ]
+    def example(number: int) -> Example:
+        places = [(4 * number + place) % 64 for place in range(4)]
+        message = Message("user", (*[ImageBlock()] * 4, TextBlock(f"Is {number} there?")))
+        images = tuple(ImageRef(path=str(tmp_path / f"{place}.jpg")) for place in places)
+        return Example(f"q{number}", (message,), images, ("yes",))
+
+    examples = [example(number) for number in range(10_000)]
     task = Task("many", lambda: examples, (item_scorer("a[t]", lambda t, _: t == "yes"),))
-    evaluate(SECOND, task, tmp_path, progress=False)
+    evaluate(SECOND, task, tmp_path / "run", progress=False)
     start = time.process_time()
-    path = write_report(tmp_path)
+    path = write_report(tmp_path / "run")
     assert time.process_time() - start < 5
-    assert path.stat().st_size < 20_000_000
+    page = path.read_text()
+    assert page.count("data:image/jpeg") == 4 * 16
+    assert len(page) < 20_000_000
