@@ -127,6 +127,15 @@ def test_the_reference_is_computed_once_and_refused_to_others(
         run(model, tmp_path / "fifth", settings.model_copy(update={"variant": "released"}))
 
 
+def test_starting_again_forgets_the_run_before(model: Path, tmp_path: Path) -> None:
+    run(model, tmp_path, small_settings(steps=1))
+    with pytest.raises(PolyptychError, match="variant was 'plain', is 'released'"):
+        run(model, tmp_path, small_settings(steps=1, variant="released"))
+    run(model, tmp_path, small_settings(steps=1, variant="released"), resume=False)
+    head = (tmp_path / "reference.jsonl").read_text().splitlines()[0]
+    assert json.loads(head)["reference"]["variant"] == "released"
+
+
 def test_a_loss_that_is_no_number_names_the_pairs(model: Path, tmp_path: Path) -> None:
     settings = small_settings(steps=4, learning_rate=1e30, max_grad_norm=0.0)
     with pytest.raises(PolyptychError, match=r"loss is nan after \d steps; pairs of the batch: t"):

@@ -53,6 +53,7 @@ class TuningFolder(RunFolder):
     def _clear(self) -> None:
         super()._clear()
         shutil.rmtree(self.adapter, ignore_errors=True)
+        self.reference.unlink(missing_ok=True)
 
 
 def tune(
