@@ -172,7 +172,7 @@ class RealCammlWorkshop(CammlWorkshop):
             read_records(folder / QUESTIONS_FILE),
             Retriever(folder / "index", encoder),
             folder / NEIGHBORS_FILE,
-            settings=NeighborSettings(top_k=self.settings.most_shots, query=key),
+            settings=NeighborSettings(top_k=self.settings.retrieved, query=key),
         )
 
     def stores(self) -> list[Datastore]:

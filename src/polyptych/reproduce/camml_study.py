@@ -96,10 +96,10 @@ class CammlSettings:
     batch_size: int = 16
     learning_rates: tuple[float, ...] = (1e-3, 3e-4)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    most_shots: int = 10
+    most_shots: int = 5
     """A training question has 1 to so many shots, by chance."""
     shots: tuple[int, ...] = (1, 3, 5, 10)
-    """Numbers of shots that are tested."""
+    """Numbers of shots that are tested; the last one is more than in training."""
     edited_shots: int = 3
     """Shots of the questions to the edited datastore."""
     timed: int = 20
@@ -108,6 +108,11 @@ class CammlSettings:
     sweep: tuple[Context, ...] = (Context(4), Context(32))
     """Other sizes of the context, with the sweep's seeds."""
     sweep_seeds: tuple[int, ...] = (0,)
+
+    @property
+    def retrieved(self) -> int:
+        """Neighbors of each question: as many as it can ever get."""
+        return max(self.most_shots, *self.shots)
 
     def quick(self) -> CammlSettings:
         """One seed, no grid, no sweep: a look at everything in a fraction of the time."""
@@ -122,6 +127,7 @@ class CammlWorkshop(Workshop):
     variants: ClassVar[tuple[str, ...]] = VARIANTS
     also: ClassVar[Mapping[str, tuple[str, ...]]] = ALSO
     answer_tokens: ClassVar[int] = 12  # a word or a phrase
+    short_rows: ClassVar[bool] = False  # shots in the prompt make them long
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -183,7 +189,7 @@ class CammlWorkshop(Workshop):
             read_records(folder / "questions.jsonl"),
             Retriever(folder / "index", encoder),
             folder / NEIGHBORS_FILE,
-            settings=NeighborSettings(top_k=self.settings.most_shots),
+            settings=NeighborSettings(top_k=self.settings.retrieved),
         )
 
     def _training_examples(self, variant: str) -> Iterator[Example]:

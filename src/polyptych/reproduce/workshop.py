@@ -83,6 +83,8 @@ class Workshop(ABC):
 
     answer_tokens: ClassVar[int] = ANSWER_TOKENS
     """Longest answer."""
+    short_rows: ClassVar[bool] = True
+    """Whether rows are of some hundred tokens at most, where the fused CPU kernel is the slower."""
 
     @property
     @abstractmethod
