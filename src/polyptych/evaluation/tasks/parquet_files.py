@@ -42,7 +42,7 @@ def read_parquet(
         import pyarrow.parquet as pq
     except ImportError as error:
         raise PolyptychError(
-            f"reading {paths[0]} needs pyarrow: pip install 'polyptych[retrieval]'"
+            f"reading {paths[0]} needs pyarrow: pip install 'polyptych[eval]'"
         ) from error
     for path in paths:
         try:
