@@ -164,6 +164,9 @@ def _show_compared(name: str, runs: Sequence[Path], against: Sequence[Any]) -> N
 
     for folder, compared in zip(runs[1:], against, strict=True):
         typer.echo(f"{name}: {runs[0]} and {folder}, {len(compared.examples)} items")
+        typer.echo(
+            f"  {'':<40} {'first':>8} {'95 %':<16} {'second':>8} {'95 %':<16} second - first"
+        )
         for row in compared.rows:
             value, (low, high), p_value = row.difference
             verdict = "" if is_clear(row) else "  inside the interval: no difference shown"
