@@ -321,7 +321,7 @@ def test_quiet_unless_asked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     run(tmp_path / "loud", small_recipe(steps=1), progress=True)
     said = capfd.readouterr().out
     assert "total" in said
-    assert "12 to learn from" in said
+    assert "learns from 12 examples" in said
 
 
 @pytest.mark.parametrize(
