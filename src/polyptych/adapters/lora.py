@@ -9,6 +9,7 @@ from torch import nn
 
 from polyptych.adapters.adapt import method_modules
 from polyptych.errors import PolyptychError
+from polyptych.training.lora import lora_config as language_config
 
 _VISION_PARTS = ("vision_tower", "visual", "vision_model")
 
@@ -30,10 +31,6 @@ def lora_config(
     Raises:
         PolyptychError: If PEFT is not installed.
     """
-    try:
-        from polyptych.training.lora import lora_config as language_config
-    except ImportError as error:
-        raise PolyptychError("LoRA needs peft: pip install 'polyptych[train]'") from error
     config = language_config(model, rank=rank, alpha=2 * rank if alpha is None else alpha)
     config.modules_to_save = method_modules(model)
     if vision:

@@ -373,7 +373,9 @@ def rebudget(shop: SamWorkshop, budget: Budget) -> None:
     model, processor = fresh_base(shop, budget)
     with sdpa_kernel(SDPBackend.MATH):
         _see(shop, budget, model, processor)
-    spoken, _ = load_model(shop.base(shop.settings.budget))
+    spoken = cast(
+        PolyptychSamForConditionalGeneration, load_model(shop.base(shop.settings.budget))[0]
+    )
     model.language_model.load_state_dict(spoken.language_model.state_dict())
     folder = RunFolder(shop.base(budget).parent)
     folder.save_model(folder.final, model, processor, {"language_model": shop.settings.budget.name})

@@ -48,8 +48,9 @@ JUDGED_BY = {
 _TITLES = {
     "group_captioning": (
         "What do the pictures share?",
-        "Three to five pictures have exactly one kind of thing, category or place in common; others "
-        "stand in all pictures but one. An answer is right if it names that and nothing else.",
+        "Three to five pictures have exactly one kind of thing, category or place in common; "
+        "others stand in all pictures but one. An answer is right if it names that and nothing "
+        "else.",
     ),
     "storytelling": (
         "How does the story end?",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft import LoraConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+from polyptych.errors import PolyptychError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 CONNECTOR = "connector"
 """The part that may be trained beside the adapters; the vision encoder never is."""
@@ -24,7 +28,14 @@ def lora_config(model: Any, *, rank: int, alpha: int, train_connector: bool = Fa
         rank: r.
         alpha: Adapters are scaled by alpha / r.
         train_connector: Learn a copy of the connector beside them.
+
+    Raises:
+        PolyptychError: Without peft.
     """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise PolyptychError("LoRA needs peft: pip install 'polyptych[train]'") from error
     head, (root, language) = model.get_output_embeddings(), language_part(model)
     leaves = {
         name.rpartition(".")[2]

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from polyptych.errors import PolyptychError
 from polyptych.training.building import read_weights
+from polyptych.training.lora import language_part, lora_config
 from polyptych.training.recipe import LoraRecipe
 
 _ADAPTER = "default"
@@ -34,8 +35,6 @@ def quantize(model: PreTrainedModel) -> None:
             "model.quantization needs bitsandbytes: pip install bitsandbytes"
         ) from error
     head = model.get_output_embeddings()
-    from polyptych.training.lora import language_part
-
     language: Any = language_part(model)[1]
     for name, module in [*language.named_modules()]:
         if not isinstance(module, nn.Linear) or module is head:
@@ -62,8 +61,6 @@ def add_low_rank(model: PreTrainedModel, settings: LoraRecipe) -> None:
     """
     try:
         from peft import inject_adapter_in_model
-
-        from polyptych.training.lora import lora_config
     except ImportError as error:
         raise PolyptychError("lora needs peft: pip install 'polyptych[train]'") from error
     config = lora_config(model, rank=settings.rank, alpha=settings.alpha)
