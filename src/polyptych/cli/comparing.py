@@ -13,7 +13,7 @@ from polyptych.errors import PolyptychError
 
 commands = typer.Typer()
 
-_REPRODUCTIONS = ("sam", "cheetah", "camml", "adapters")
+_REPRODUCTIONS = ("sam", "cheetah", "camml", "adapters", "sima")
 
 
 @commands.command(epilog=example("polyptych parity sam golden/sam --case a"))
@@ -44,7 +44,9 @@ def parity(
 
 @commands.command(epilog=example("polyptych reproduce sam --quick"))
 def reproduce(
-    method: Annotated[str, typer.Argument(help="The study: sam, cheetah, camml or adapters.")],
+    method: Annotated[
+        str, typer.Argument(help="The study: sam, cheetah, camml, adapters or sima.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for runs and results; default: runs/METHOD."),

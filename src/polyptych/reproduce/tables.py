@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from polyptych.files import write_aside
-from polyptych.reproduce import adapters_study, camml_study, cheetah_study, sam_variants
+from polyptych.reproduce import (
+    adapters_study,
+    camml_study,
+    cheetah_study,
+    sam_variants,
+    sima_study,
+)
+from polyptych.reproduce.summary import mean_interval
 
 _PERCENT = ("accuracy", "rouge", "bleu")
 """Metrics in 0..1 that are shown as percentages; CIDEr is shown x 100 as is customary."""
@@ -125,6 +132,37 @@ def control_table(results: Mapping[str, Any], variants: Variants, task: str, met
     return _markdown([f"`{metric}`", *variants], rows)
 
 
+def loop_table(results: Mapping[str, Any], condition: str, variants: Variants, task: str) -> str:
+    """One task with a row per variant: mean of each metric, and the gain over the baseline."""
+    metrics = results["summary"][condition][task]
+    rows = []
+    for variant in variants:
+        cells = []
+        for found in metrics.values():
+            gain = _gain(found.get(variant))
+            cells.append(_mean(found.get(variant)) + ("" if gain == "–" else f"; {gain}"))
+        rows.append([variant.replace("_", " "), *cells])
+    return _markdown(["variant", *(f"`{metric}`" for metric in metrics)], rows)
+
+
+def critic_table(results: Mapping[str, Any], condition: str, variants: Variants) -> str:
+    """How often each critic prefers the truer answer, and what was left to tune on."""
+    rows = []
+    for variant in variants:
+        named = (r for r in results["runs"] if r["name"].startswith(f"{condition}-{variant}-"))
+        first = [run["critic"][0] for run in named if run.get("critic")]
+        agreed = [c["critic_agrees_with_truth"] for c in first if c["critic_agrees_with_truth"]]
+        if first:
+            share = mean_interval([found["share"] for found in agreed]) if agreed else None
+            compared = sum(found["count"] for found in agreed)
+            pairs = sum(counts["pairs"] for counts in first)
+            prompts = sum(counts["prompts"] for counts in first)
+            rows.append(
+                [variant.replace("_", " "), _mean(share), str(compared), f"{pairs} of {prompts}"]
+            )
+    return _markdown(["critic", "agrees with the truth, %", "comparisons", "pairs"], rows)
+
+
 def cost_table(results: Mapping[str, Any], condition: str, variants: Variants) -> str:
     """What an answer costs by the number of shots: tokens of the prompt, milliseconds."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -187,6 +225,7 @@ def all_tables(folder: Path) -> dict[str, str]:
         "camml": _camml,
         "camml_real": _camml_real,
         "adapters": _adapters,
+        "sima": _sima,
     }
     tables: dict[str, str] = {}
     for name, make in makers.items():
@@ -302,6 +341,22 @@ def _adapters(results: Mapping[str, Any]) -> dict[str, str]:
         lambda metric: metric == "cider[coco]" or "accuracy" in metric,
     )
     return tables
+
+
+def _sima(results: Mapping[str, Any]) -> dict[str, str]:
+    settings = results["settings"]
+    variants = settings["variants"]
+    rounds = [settings["rounds"], *settings["more_rounds"]]
+    names = [f"i{each['iterations']}" for each in rounds]
+    here, repeated = names[0], [v for v in sima_study.REPEATED if v in variants]
+    return {
+        "sima-description": loop_table(results, here, variants, "description"),
+        "sima-existence": loop_table(results, here, variants, "existence"),
+        "sima-critic": critic_table(results, here, variants),
+        "sima-iterations": sweep_table(
+            results, repeated, "iterations", names, lambda metric: "yes_ratio" not in metric
+        ),
+    }
 
 
 def fill(document: Path, tables: Mapping[str, str]) -> int:
