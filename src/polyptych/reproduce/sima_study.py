@@ -108,7 +108,7 @@ class SimaSettings:
     data_seed: int = 2405
     things: tuple[int, int] = (2, 3)
     """Least and greatest number of things in a picture; more do not fit into a comparison."""
-    base_steps: int = 3000
+    base_steps: int = 4000
     base_batch: int = 32
     base_learning_rate: float = 5e-4
     steps: int = 200
@@ -180,9 +180,10 @@ class SimaWorkshop(Workshop):
             return comparisons(
                 "train", count=settings.comparisons, seed=seed + 2, things=settings.things
             )
+        if name == "existence-train":
+            return existence_questions(list(read_records(paths["noisy-train"])), seed, ("random",))
         if what == "existence":
-            source = "noisy-train" if split == "train" else f"description-{split}"
-            return existence_questions(list(read_records(paths[source])), seed)
+            return existence_questions(list(read_records(paths[f"description-{split}"])), seed)
         if split == "validation":
             return self._descriptions("validation", settings.validation, seed)
         if split == "test":
