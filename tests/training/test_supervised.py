@@ -21,6 +21,8 @@ from polyptych.testing import tiny_examples
 from polyptych.training.arguments import batch_split
 from polyptych.training.tracking import Tracker
 
+UNANSWERED = Example("e", tiny_examples(1)[0].prompt, tiny_examples(1)[0].images)
+
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -343,7 +345,7 @@ def test_quiet_unless_asked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
             {},
             "for a frozen vision encoder",
         ),
-        ({}, {"train_examples": [Example("e", tiny_examples(1)[0].prompt)]}, "e: no answer"),
+        ({}, {"train_examples": [UNANSWERED]}, "e: no answer"),
     ],
 )
 def test_what_cannot_be_run_is_said_in_one_line(
