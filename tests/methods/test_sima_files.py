@@ -249,3 +249,9 @@ def test_the_whole_loop_twice_and_again_without_work(
     assert again.exit_code == 0 and (tmp_path / "report.json").read_bytes() == before
     other = run(*words, *few, *tuned, "--seed", "1")
     assert other.exit_code == 2 and "settings.seed" in other.stderr
+
+
+def test_tuning_takes_a_recipe_by_name(tmp_path: Path) -> None:
+    unknown = run("sima", "tune", tmp_path / "pairs.jsonl", "--recipe", "vast", "--out", tmp_path)
+    assert unknown.exit_code == 2
+    assert "vast: no recipe of this name or path; known: sima_13b, sima_7b" in unknown.stderr

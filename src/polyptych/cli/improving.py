@@ -281,6 +281,10 @@ def tune(
     pairs: Annotated[Path, typer.Argument(help="Pairs, as `pair` writes them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     model: ModelOption = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Settings: sima_7b, sima_13b or a .py file."),
+    ] = None,
     overrides: SetOption = None,
     resume: Annotated[
         bool, typer.Option(help="Go on with what the folder holds, or start again.")
@@ -291,9 +295,11 @@ def tune(
     A killed run goes on where it stopped.
     """
     from polyptych.methods.sima.improvement import default_tuning
+    from polyptych.recipes import load_preference_settings
     from polyptych.training.preference import tune
 
-    settings = default_tuning(model).with_overrides(overrides or ())
+    told = default_tuning(model) if recipe is None else load_preference_settings(recipe)
+    settings = told.with_overrides(overrides or ())
     hide_bars()
     adapter = tune(pairs, model, out, settings, resume=resume, progress=True)
     typer.echo(f"adapter in {adapter}; a model of it: polyptych merge {adapter} --out MODEL")
