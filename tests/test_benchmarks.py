@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from polyptych.models import onednn
-from polyptych.models.onednn import OneDnnLinear, use_onednn
+from polyptych.models.checkpoint import load_model
+from polyptych.models.onednn import OneDnnLinear, is_faster, use_onednn
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 IMAGES = (1, 3)
@@ -328,3 +329,16 @@ def test_onednn_leaves_other_types_and_the_state_dict_alone():
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
     assert layer.double()(x.double()).dtype == torch.float64
+
+
+@needs_onednn
+def test_onednn_is_chosen_where_it_gains_and_the_caller_may_choose(tmp_path):
+    amd, intel = tmp_path / "amd", tmp_path / "intel"
+    amd.write_text("vendor_id : AuthenticAMD\nflags : avx2 avx512f\n")
+    intel.write_text("vendor_id : GenuineIntel\nflags : avx2 avx512f\n")
+    assert is_faster(str(amd))
+    assert not is_faster(str(intel))
+    assert not is_faster(str(tmp_path / "absent"))
+    for wanted in (True, False):
+        model, _ = load_model(onednn=wanted)
+        assert any(isinstance(layer, OneDnnLinear) for layer in model.modules()) is wanted

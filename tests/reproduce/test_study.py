@@ -16,7 +16,7 @@ from polyptych.reproduce.runs import best_rates
 from polyptych.reproduce.sam import main
 from polyptych.reproduce.sam_variants import VARIANTS, build_variant, connector_size
 from polyptych.reproduce.small_models import ENCODER
-from polyptych.reproduce.study import Budget, SamWorkshop, StudySettings, fresh_base
+from polyptych.reproduce.study import Budget, SamWorkshop, StudySettings, Sweep, fresh_base
 from polyptych.reproduce.summary import mean_interval
 from polyptych.reproduce.tables import all_tables, fill
 from polyptych.schema import IGNORE_INDEX
@@ -36,7 +36,7 @@ TINY = StudySettings(
     grid_steps=1,
     batch_size=4,
     seeds=(0, 1),
-    sweep=(Budget(1, 12),),
+    sweep=(Sweep(Budget(1, 12)),),
     sweep_steps=2,
     learning_rates=(1e-4, 1e-3),
 )

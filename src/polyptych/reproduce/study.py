@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -64,6 +64,14 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Sweep:
+    """All variants at another budget."""
+
+    budget: Budget
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, slots=True)
 class StudySettings:
     """Everything that decides the study; saved with its results."""
 
@@ -100,16 +108,18 @@ class StudySettings:
     learning_rates: tuple[float, ...] = (3e-4, 1e-3)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     budget: Budget = Budget()
-    sweep: tuple[Budget, ...] = (Budget(1, 12), Budget(1))
-    """Other budgets, with one seed each."""
-    sweep_seeds: tuple[int, ...] = (0,)
+    sweep: tuple[Sweep, ...] = (
+        Sweep(Budget(1, 12)),
+        Sweep(Budget(1), (0, 1, 2, 3, 4)),
+        Sweep(Budget(2)),
+    )
+    """Other budgets: all seeds where pictures are shortest of tokens, else a look with one."""
     sweep_steps: int = 2000
     """Steps of a sweep's variants, which also teach the language model the other visual tokens."""
 
     def quick(self) -> StudySettings:
         """One seed, one budget, no grid: a look at everything in a fraction of the time."""
-        fields = {**asdict(self), "budget": self.budget, "sweep": ()}
-        return StudySettings(**{**fields, "seeds": self.seeds[:1], "learning_rates": (1e-3,)})
+        return replace(self, seeds=self.seeds[:1], learning_rates=(1e-3,), sweep=())
 
 
 @dataclass(frozen=True)
@@ -309,11 +319,11 @@ def run_study(
         for variant in VARIANTS
     ]
     execute_all(shop, main_runs, results, workers)
-    list(in_parallel(rebudget, [(shop, budget) for budget in settings.sweep], workers))
+    list(in_parallel(rebudget, [(shop, part.budget) for part in settings.sweep], workers))
     sweep = [
-        Run(variant, seed, rates[variant], settings.sweep_steps, budget, "sweep")
-        for budget in settings.sweep
-        for seed in settings.sweep_seeds
+        Run(variant, seed, rates[variant], settings.sweep_steps, part.budget, "sweep")
+        for part in settings.sweep
+        for seed in part.seeds
         for variant in VARIANTS
     ]
     execute_all(shop, sweep, results, workers)

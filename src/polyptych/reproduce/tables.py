@@ -250,6 +250,9 @@ def _sam(results: Mapping[str, Any]) -> dict[str, str]:
             lambda metric: metric == "cider[coco]" or "accuracy" in metric,
         ),
     }
+    for other in set(results["summary"]) - {budget}:
+        tables[f"sam-{other}"] = main_table(results, other, variants)
+        tables[f"sam-{other}-relative"] = relative_table(results, other, variants)
     for part in ("by_pictures", "by_things", "by_factor"):
         tables[f"sam-group-{part}"] = breakdown_table(results, variants, group[0], part, group[1])
     tables["sam-story-by_pictures"] = breakdown_table(
