@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polyptych.data.collation import Collator
-from polyptych.methods.sam.guidance import PaperGuidance, context_bias, image_slots
+from polyptych.methods.sam.guidance import PaperGuidance, context_mask, image_slots
 from polyptych.methods.sam.model import PolyptychSamConfig
 from polyptych.testing import tiny_examples, tiny_model, tiny_processor
 
@@ -116,10 +116,12 @@ def test_slots_of_ragged_examples_and_what_they_may_choose():
     image, filled = image_slots(torch.tensor([2, 0, 3, 1]), torch.tensor([0, 2]))
     assert image.tolist() == [[0, 1, 0], [2, 3, 4]]
     assert filled.int().tolist() == [[1, 1, 0], [1, 1, 1]]
-    bias = context_bias(torch.arange(6.0).view(2, 3, 1), filled, num_queries=1)[:, 0]
-    no = float("-inf")
-    assert bias[0, :2].tolist() == [[no, 1.0, no], [0.0, no, no]]
-    assert bias[1].tolist() == [[no, 4.0, 5.0], [3.0, no, 5.0], [3.0, 4.0, no]]
+    visible = context_mask(filled[..., None], num_queries=1)[:, 0].int()
+    assert visible[0].tolist() == [[0, 1, 0], [1, 0, 0], [1, 1, 0]]
+    assert visible[1].tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+    ragged = torch.tensor([[[True, True], [True, False]]])
+    visible = context_mask(ragged, num_queries=2)[0, 0].int()
+    assert visible.tolist() == [[0, 0, 1, 0]] * 2 + [[1, 1, 0, 0]] * 2
 
 
 def test_exchange_layers_that_leave_no_second_look_are_refused():

@@ -6,6 +6,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from polyptych.connectors.attention import attend
+
 HEAD_WIDTH = 32
 """Channels of an attention head inside an adapter."""
 
@@ -26,17 +28,16 @@ class CrossAttention(nn.Module):
         self,
         rows: Float[Tensor, "X R W"],
         source: Float[Tensor, "X L W"],
-        allowed: Bool[Tensor, "X _ L"] | Float[Tensor, "X _ L"] | None = None,
+        allowed: Bool[Tensor, "X _ L"] | None = None,
+        score: Float[Tensor, "X L"] | None = None,
     ) -> Float[Tensor, "X R W"]:
-        """``allowed`` is true where a row may look, or is added to the scores."""
+        """Rows look where ``allowed`` is true; ``score`` is added to the logits of the source."""
         query, key, value = (
             states.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2)
             for states in (self.query(rows), *self.key_value(source).chunk(2, dim=-1))
         )
         mask = None if allowed is None else allowed[:, None]
-        if mask is not None and mask.is_floating_point():
-            mask = mask.to(query.dtype)  # under autocast
-        read = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        read = attend(query, key, value, mask, score)
         return read.transpose(1, 2).flatten(2)
 
 

@@ -29,7 +29,7 @@ from polyptych.adapters.numbering import FlatPrefill
 from polyptych.connectors.zero_linear import ZeroLinear
 from polyptych.errors import PolyptychError
 from polyptych.methods.camml.shots import pad_ragged
-from polyptych.methods.sam.guidance import context_bias, image_slots
+from polyptych.methods.sam.guidance import context_mask, image_slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,35 +87,46 @@ class CrossImageGuidance(nn.Module):
     def forward(self, prefill: FlatPrefill) -> Float[Tensor, "N D_llm"]:
         """What the other images add to each visual token; zero for a lone image."""
         tokens, counts = prefill.visual_tokens, prefill.image_counts
-        several = (counts > 1).nonzero()[:, 0]
+        lengths, several = prefill.tokens_per_image, counts[counts > 1]
         guided = (counts > 1)[prefill.example]  # (I,)
+        if bool(guided.all()) and len(several):  # nothing to select: two copies of N D_llm less
+            return self._exchange(tokens, lengths, several)
         if len(several) == 0:
             return torch.zeros_like(tokens)
-        lengths = prefill.tokens_per_image[guided]
-        chosen = guided.repeat_interleave(prefill.tokens_per_image)
-        flat = self.narrow(self.norm(tokens[chosen].to(self.score.weight.dtype)))  # h_j
+        chosen = guided.repeat_interleave(lengths)
+        residual = self._exchange(tokens[chosen], lengths[guided], several)
+        return torch.zeros_like(tokens).masked_scatter(chosen[:, None], residual)
+
+    def _exchange(
+        self,
+        tokens: Float[Tensor, "M D_llm"],
+        lengths: Int[Tensor, " G"],
+        counts: Int[Tensor, " C"],
+    ) -> Float[Tensor, "M D_llm"]:
+        """The residual of C examples with several images each, G images in all."""
+        flat = self.narrow(self.norm(tokens.to(self.score.weight.dtype)))  # h_j
         pooled, score, filled = pool(flat, self.score(flat)[:, 0], lengths, self.pooled_tokens)
-        semantics = self._second_stream(pooled, score, counts[several])
+        semantics = self._second_stream(pooled, score, filled, counts)
         padded, mask = pad_ragged(flat, lengths)
         found = self.read_back(padded, semantics, filled[:, None])
         found = found.flatten(0, 1) if mask is None else found[mask]
-        residual = self.w_to_query(found).to(tokens.dtype)
-        return torch.zeros_like(tokens).masked_scatter(chosen[:, None], residual)
+        return self.w_to_query(found).to(tokens.dtype)
 
     def _second_stream(
         self,
         pooled: Float[Tensor, "G P W"],
         score: Float[Tensor, "G P"],
+        filled: Bool[Tensor, "G P"],
         counts: Int[Tensor, " C"],
     ) -> Float[Tensor, "G P W"]:
         """Contextual semantics of the G images of C examples, each with other images."""
         image, present = image_slots(counts, torch.arange(len(counts), device=counts.device))
         places = score.shape[1]
-        bias = context_bias(score[image], present, places)[:, 0]  # (C, J P, J P)
+        visible = context_mask(filled[image] & present[..., None], places)[:, 0]  # (C, J P, J P)
         source = pooled[image].flatten(1, 2)
         told = (pooled + self.query_to_w(pooled))[image].flatten(1, 2)
         for layer in self.w_former:
-            told = layer(told, source, bias)
+            told = layer(told, source, visible, score[image].flatten(1))
         return told.unflatten(1, (-1, places))[present]
 
 
@@ -133,10 +144,11 @@ class _WFormerLayer(nn.Module):
         self,
         rows: Float[Tensor, "C R W"],
         source: Float[Tensor, "C R W"],
-        bias: Float[Tensor, "C R R"],
+        visible: Bool[Tensor, "C R R"],
+        score: Float[Tensor, "C R"],
     ) -> Float[Tensor, "C R W"]:
-        """``bias`` keeps a row away from its own image."""
-        rows = rows + self.merge(self.attention(self.norm(rows), source, bias))
+        """``visible`` keeps a row away from its own image."""
+        rows = rows + self.merge(self.attention(self.norm(rows), source, visible, score))
         return self.feed_forward(rows)
 
 
@@ -151,8 +163,8 @@ def pool(
     Memory is linear in the tokens. An image of n <= P tokens keeps them all, in its first n places.
 
     Returns:
-        Pooled tokens, the score of each (the log of its summed weights' mean; -inf where none is),
-        and where there is one.
+        Pooled tokens, the score of each (the log of its summed weights' mean; 0 where none is), and
+        where there is one.
     """
     image = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
     start = lengths.cumsum(0) - lengths
@@ -169,6 +181,6 @@ def pool(
     pooled = shares.new_zeros(size, flat.shape[1]).index_add(0, index, shares)
     filled = count > 0
     mean = torch.where(filled, total, 1.0).log() - count.clamp(min=1).log() + top
-    mean = torch.where(filled, mean, float("-inf"))
+    mean = torch.where(filled, mean, 0.0)
     shape = (len(lengths), places)
     return pooled.view(*shape, -1), mean.view(shape), filled.view(shape)

@@ -16,10 +16,11 @@ from typing import cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import InstructBlipQFormerConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from polyptych.connectors.attention import attend
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values split into heads, each (X, heads, L, head width)."""
@@ -44,30 +45,34 @@ class MultiHeadAttention(nn.Module):
         return self._split(self.key(source)), self._split(self.value(source))
 
     def forward(
-        self, hidden: Float[Tensor, "X R D"], key_value: KeyValue, mask: Tensor | None = None
+        self,
+        hidden: Float[Tensor, "X R D"],
+        key_value: KeyValue,
+        mask: Tensor | None = None,
+        score: Float[Tensor, "C L"] | None = None,
     ) -> Float[Tensor, "X R D"]:
-        """Attend; ``mask`` is boolean (true = visible) or an additive bias, broadcast to scores.
+        """Attend where ``mask`` is true; ``score`` is added to the logits of its key.
 
-        Keys with fewer rows than ``hidden`` are shared: each by X / rows neighbors, whose queries
+        Keys with fewer rows (C) than ``hidden`` are shared: each by X / C neighbors, whose queries
         stand one after the other in the mask.
         """
         query = self._split(self.query(hidden))
         sharing = len(query) // len(key_value[0])
         if sharing > 1:
             query = query.unflatten(0, (-1, sharing)).transpose(1, 2).flatten(2, 3)
-        attended = scaled_dot_product_attention(
-            query,
-            *key_value,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        dropout = self.dropout if self.training else 0.0
+        attended = attend(query, *key_value, mask, score, dropout)
         if sharing > 1:
             attended = attended.unflatten(2, (sharing, -1)).transpose(1, 2).flatten(0, 1)
         return self.output(attended.transpose(1, 2).flatten(2))
 
     @torch.no_grad()
     def weights(
-        self, hidden: Float[Tensor, "X R D"], key_value: KeyValue, mask: Tensor | None = None
+        self,
+        hidden: Float[Tensor, "X R D"],
+        key_value: KeyValue,
+        mask: Tensor | None = None,
+        score: Float[Tensor, "C L"] | None = None,
     ) -> Float[Tensor, "X L"]:
         """Where the rows look: attention averaged over heads and rows. For drawing only."""
         query = self._split(self.query(hidden))
@@ -75,8 +80,10 @@ class MultiHeadAttention(nn.Module):
         if sharing > 1:
             query = query.unflatten(0, (-1, sharing)).transpose(1, 2).flatten(2, 3)
         scores = query @ key_value[0].transpose(-1, -2) / query.shape[-1] ** 0.5
+        if score is not None:
+            scores = scores + score[:, None, None]
         if mask is not None:
-            scores = scores + mask
+            scores = scores.masked_fill(~mask, float("-inf"))
         return scores.softmax(-1).mean(1).unflatten(1, (sharing, -1)).mean(2).flatten(0, 1)
 
 
@@ -125,6 +132,7 @@ class QFormerLayer(GradientCheckpointingLayer):
         self_mask: Bool[Tensor, "X 1 1 S"] | None,
         image: KeyValue | None,
         image_mask: Tensor | None = None,
+        image_score: Tensor | None = None,
         queries_only: bool = False,
     ) -> Float[Tensor, "X R D_q"]:
         """One step of the stack.
@@ -138,7 +146,7 @@ class QFormerLayer(GradientCheckpointingLayer):
         rows = self.self_attention_norm(rows + self.dropout(attended))
         queries, text = rows[:, :num_queries], rows[:, num_queries:]
         if self.has_cross_attention:
-            attended = self.cross_attention(queries, image, image_mask)
+            attended = self.cross_attention(queries, image, image_mask, image_score)
             queries = self.cross_attention_norm(queries + self.dropout(attended))
         queries = self.query_ffn(queries)
         if text.shape[1] == 0:

@@ -229,18 +229,21 @@ class PaperGuidance(nn.Module):
             for x in (instruction_ids, instruction_mask)
         )
         context = tower.image_key_values(features[image].flatten(1, 2))
-        score = self.adaptive_adjustment.score(features).squeeze(-1)[image]
-        bias = context_bias(score, filled, tower.num_query_tokens)
+        score = self.adaptive_adjustment.score(features).squeeze(-1)[image].flatten(1)
+        patches = filled[..., None].expand(-1, -1, features.shape[1])
+        visible = context_mask(patches, tower.num_query_tokens)
         w, mask = tower.embed(image.numel(), ids), tower.self_mask(text)
         for index, layer in enumerate(tower.layers):
             if index == self.exchange_from:
                 w = w + self.query_to_w(initial[image.flatten()])
             seen = context[index]
             if record is not None and seen is not None:
-                looked = layer.cross_attention.weights(w[:, : tower.num_query_tokens], seen, bias)
+                looked = layer.cross_attention.weights(
+                    w[:, : tower.num_query_tokens], seen, visible, score
+                )
                 looked = looked.unflatten(1, (slots, -1))[filled.flatten()]
                 record[f"context.attention.layer.{index}"] = looked
-            w = layer(w, tower.num_query_tokens, mask, seen, bias)
+            w = layer(w, tower.num_query_tokens, mask, seen, visible, score)
         guided, semantics = image[filled], self.w_to_query(w[filled.flatten()])
         if record is not None:
             record["context.guided"], record["contextual_semantics"] = guided, semantics
@@ -264,21 +267,17 @@ def image_slots(
     return first + place * filled, filled
 
 
-def context_bias(
-    score: Float[Tensor, "C J P"], filled: Bool[Tensor, "C J"], num_queries: int
-) -> Float[Tensor, "C 1 R K"]:
-    """What each slot's queries may choose among: the patches of the *other* images, by score.
+def context_mask(present: Bool[Tensor, "C J P"], num_queries: int) -> Bool[Tensor, "C 1 R K"]:
+    """What each slot's queries may choose among: what is present of the *other* images.
 
-    The adaptive adjustment's score of a patch is added to its attention logit; patches of the
-    slot's own image and of empty slots are out of reach. R = J Q queries, K = J P patches.
+    Two images at least of each example; the queries of an empty slot see all of them. R = J Q
+    queries, K = J P patches.
     """
-    count, slots, _ = score.shape
-    itself = torch.eye(slots, dtype=torch.bool, device=score.device)
-    hidden = itself | ~filled[:, None]  # (C, J, J): slot, image
-    hidden = hidden & ~hidden.all(-1, keepdim=True)  # an empty row would have nothing to sum to one
-    bias = score[:, None].masked_fill(hidden[..., None], float("-inf"))  # (C, J, J, P)
-    bias = bias.flatten(2)[:, :, None].expand(-1, -1, num_queries, -1)
-    return bias.reshape(count, 1, slots * num_queries, -1)
+    count, slots, places = present.shape
+    itself = torch.eye(slots, dtype=torch.bool, device=present.device)
+    visible = present[:, None] & ~itself[..., None]  # (C, J, J, P): slot, image, place
+    visible = visible[:, :, None].expand(-1, -1, num_queries, -1, -1)
+    return visible.reshape(count, 1, slots * num_queries, slots * places)
 
 
 def _rows(key_value: KeyValue | None, index: Tensor) -> KeyValue | None:
