@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from polyptych.data.records import read_json
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.scorers import Scorer, estimate, measure
 from polyptych.evaluation.scoring.boxes import box_scorer, read_box
@@ -373,6 +374,38 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
     pq.write_table(pa.table({"idx": ["1"]}), path)
     with pytest.raises(PolyptychError, match=r"missing column.*answer, image_list"):
         list(load_task("muirbench", tmp_path).load())
+
+
+def test_mirb_asks_as_published(tmp_path: Path) -> None:
+    root = drawn("mirb", tmp_path)
+    records = read_json(root / "count.json")
+    records[1]["images"] = records[1]["images"][0]  # one image may stand without a list
+    (root / "count.json").write_text(json.dumps(records), "utf-8")
+    examples = {example.id: example for example in load_task("mirb", tmp_path).load()}
+    asked = prompt_text(examples["count-0"].messages)
+    assert (
+        asked == f"Answer with a single number.\n<image><image><image>\n{records[0]['questions']}"
+    )
+    assert [image.path for image in examples["count-1"].images] == [
+        str(root / records[1]["images"])
+    ]
+
+
+def test_mantis_options_keep_the_letters_they_have(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = drawn("mantis_eval", tmp_path) / "mantis_eval" / "test-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[1]["options"] = ["A. red", "(B) blue", "green"]
+    rows[1]["question"] = "Which?"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    example = list(load_task("mantis_eval", tmp_path).load())[1]
+    assert example.choices == ("red", "blue", "green")
+    assert prompt_text(example.messages).startswith(
+        "<image><image>\nWhich?\n A. red\n (B) blue\n (C) green\nAnswer with"
+    )
 
 
 @pytest.mark.parametrize("name", ["blink", "mirb", "sam_aesop"])

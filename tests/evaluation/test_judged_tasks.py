@@ -34,6 +34,7 @@ from polyptych.evaluation.scoring.keywords import (
     replace_synonyms,
 )
 from polyptych.evaluation.task import GenerationSettings, Task, prompt_text
+from polyptych.evaluation.tasks import llava_bench
 from polyptych.evaluation.tasks.catalog import BENCHMARKS, load_task
 from polyptych.evaluation.tasks.llava_bench import read_grades
 from polyptych.evaluation.tasks.mm_vet import read_grade
@@ -265,10 +266,29 @@ def test_abilities_of_mm_vet_have_numbers_of_their_own(data: Path, tmp_path: Pat
     assert found["score.spat[fixed]"].value == found["score.rec+spat[fixed]"].value == 1
 
 
+def test_llava_bench_takes_its_own_rules_and_captions_in_lists(tmp_path: Path) -> None:
+    sample = BENCHMARKS["llava_bench"].sample
+    assert sample is not None
+    sample(tmp_path / "llava_bench")
+    rule = {"role": "Assistant", "prompt": "other"}
+    rules = {f"llava_bench_{name}": {**rule, "prompt": name} for name in llava_bench.CATEGORIES}
+    rules |= dict.fromkeys(("conv", "detail", "math"), rule)
+    (tmp_path / "llava_bench" / "rule.json").write_text(json.dumps(rules), "utf-8")
+    contexts = tmp_path / "llava_bench" / "context.jsonl"
+    lines = [json.loads(line) for line in contexts.read_text("utf-8").splitlines()]
+    lines[0]["caption"] = ["A sea.", "A ship."]
+    contexts.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    for example in load_task("llava_bench", tmp_path).load():
+        assert example.metadata["rule"] == ("Assistant", example.metadata["category"])
+        if example.metadata["image"] == lines[0]["image"]:
+            assert example.metadata["context"] == "A sea.\nA ship."
+
+
 def test_grades_of_llava_bench() -> None:
     for reply, released, fixed in (
         ("8 7\nBecause", (8, 7), (8, 7)),
-        ("8.5, 7", (8.5, 7), (8.5, 7)),
+        ("8.5,7", (8.5, 7), (8.5, 7)),
+        ("8.5, 7", None, (8.5, 7)),
         ("Assistant: 8/10 and 6/10", None, (8, 6)),
         ("8 7 6", None, (8, 7)),
         ("\n8 7", None, (8, 7)),
@@ -418,7 +438,7 @@ def test_chair_asks_what_the_question_file_says(copied: Callable[[str], Path]) -
     (example,) = load_task("chair", folder.parent).load()
     assert example.id == "7"
     assert prompt_text(example.messages) == "<image>\nWhat is here?"
-    assert example.images[0].path == str(folder / "val2014" / rows[0]["image"])
+    assert example.images[0].path == str(folder / "val2014" / str(rows[0]["image"]))
     assert example.metadata["objects"]
     (folder / "objects.jsonl").write_text('{"image_id": 2, "objects": ["cat"]}\n')
     (example,) = load_task("chair", folder.parent).load()

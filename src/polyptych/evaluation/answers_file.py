@@ -1,8 +1,8 @@
 """Files of answers made elsewhere, with all their faults named and the rest used.
 
 One JSON object per line, or one JSON list of objects. Ids stand under ``id``, ``question_id`` or
-``sample_id``, answers under ``prediction``, ``text``, ``answer``, ``caption`` or ``pred_response``;
-where there is a ``prompt`` it must be the task's own:
+``sample_id``, answers under ``prediction``, ``text``, ``answer``, ``caption``, ``response`` or
+``pred_response``; where there is a ``prompt`` it must be the task's own:
 
     {"question_id": 1, "prompt": "Is there a dog?", "text": "Yes"}
 """
@@ -23,7 +23,7 @@ from polyptych.evaluation.tasks.mmbench import CIRCULAR
 from polyptych.schema import Example, Prediction
 
 ID_KEYS = ("id", "question_id", "sample_id")
-TEXT_KEYS = ("prediction", "text", "answer", "caption", "pred_response")
+TEXT_KEYS = ("prediction", "text", "answer", "caption", "response", "pred_response")
 TOGETHER = ("pair", "sentence")
 """Metadata whose equal values say that examples are judged together (MME, NLVR2)."""
 

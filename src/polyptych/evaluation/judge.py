@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +29,13 @@ from polyptych.errors import PolyptychError
 from polyptych.evaluation.answering import Answerer
 from polyptych.evaluation.runner import generate
 from polyptych.evaluation.scorers import Measurement, Scorer, mean_of
-from polyptych.evaluation.task import GenerationSettings, Task, prompt_text
+from polyptych.evaluation.task import GenerationSettings, Judging, Task, prompt_text
 from polyptych.schema import Example, Message, Prediction, TextBlock
 
 REPLIES_FILE = "judge.jsonl"
 """In the folder of a run."""
 
 UNPARSABLE = "unparsable[judge]"
-
-
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """How a benchmark has its answers judged."""
-
-    ask: Callable[[Example, Prediction], str]
-    """An answer to what the judge is asked about it."""
-    is_readable: Callable[[str], bool]
-    """Whether a reply says what it should."""
-    measure: Callable[[Sequence[Example], Sequence[str]], list[Measurement]]
-    """Examples and the judge's replies about their answers to measurements."""
-    settings: GenerationSettings
-    """How the judge decodes."""
 
 
 def with_judge(task: Task, judge: Answerer, folder: str | Path, *, progress: bool = True) -> Task:

@@ -7,13 +7,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from polyptych.evaluation.scorers import Scorer
-from polyptych.schema import Example, ImageBlock, Message
-
-if TYPE_CHECKING:
-    from polyptych.evaluation.judge import Judging
+from polyptych.evaluation.scorers import Measurement, Scorer
+from polyptych.schema import Example, ImageBlock, Message, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +55,20 @@ class GenerationSettings:
         if self.num_beams > 1:
             arguments["length_penalty"] = self.length_penalty
         return arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """How a benchmark has its answers judged."""
+
+    ask: Callable[[Example, Prediction], str]
+    """An answer to what the judge is asked about it."""
+    is_readable: Callable[[str], bool]
+    """Whether a reply says what it should."""
+    measure: Callable[[Sequence[Example], Sequence[str]], list[Measurement]]
+    """Examples and the judge's replies about their answers to measurements."""
+    settings: GenerationSettings
+    """How the judge decodes."""
 
 
 @dataclass(frozen=True, slots=True)

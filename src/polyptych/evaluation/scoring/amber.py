@@ -1,4 +1,4 @@
-"""AMBER's measures of a caption's objects (Wang et al. 2023): what is told, and what is invented.
+"""AMBER's formulas for a caption's objects (Wang et al. 2023): what is told, what is invented.
 
 With R the objects of a caption, each once, A those of the image and H those that annotators expect
 to be imagined there:
@@ -6,9 +6,9 @@ to be imagined there:
     chair = 1 - |R and A| / |R|    cover = |R and A| / |A|
     hal = chair > 0                cog = |R and H| / |R|
 
-The benchmark's numbers are means over captions; a caption counts where its denominator is not zero.
-Objects are found as :mod:`polyptych.evaluation.scoring.chair` finds them; AMBER's own script takes
-nouns with a tagger and compares them by word vectors.
+Numbers are means over captions; a caption counts where its denominator is not zero. Objects are
+found as :mod:`polyptych.evaluation.scoring.chair` finds them, with any list. The benchmark's own
+files and counts are in :mod:`polyptych.evaluation.scoring.amber_files`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
     ROOT/Counting/val-00000-of-00001.parquet    idx, sub_task, prompt, image_1 ... image_4, choices,
                                                 answer ("(A)"; "hidden" in the test split)
 
-The column ``prompt`` holds question and options; all images stand first. The benchmark's overall
-number is the mean over its tasks, ``mean_accuracy``.
+The column ``prompt`` holds question and options; all images stand first. The benchmark asks for
+nothing more and reads long answers with GPT-3.5; here the prompt ends with LLaVA's request for a
+letter, and answers are read by rules. The benchmark's overall number is the mean over its tasks,
+``mean_accuracy``.
 """
 
 from __future__ import annotations

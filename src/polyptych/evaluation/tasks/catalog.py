@@ -1,21 +1,23 @@
 """What benchmarks exist: metric, flavors, files, licence, and who scores.
 
 task = load_task("pope", "DATA")     # reads DATA/pope
+
+What files, prompts and licences were checked against is in
+:mod:`polyptych.evaluation.tasks.evidence`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.samples import amber as amber_samples
 from polyptych.evaluation.samples import captions as caption_samples
 from polyptych.evaluation.samples import judged, several_images, single_image
-from polyptych.evaluation.scoring import short_answer, vqa_accuracy, yes_no
+from polyptych.evaluation.scoring import amber_files, short_answer, vqa_accuracy, yes_no
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks import (
+    amber,
     aokvqa,
     blink,
     captions,
@@ -38,54 +40,12 @@ from polyptych.evaluation.tasks import (
     seed,
     vqa,
 )
-
-Scoring = Literal["local", "server", "judge"]
-"""Whether the truth is public, or the benchmark's server keeps it, or a judge has to be asked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """One row of the table."""
-
-    name: str
-    """Also of its folder, unless :attr:`folder` says otherwise."""
-    title: str
-    metric: str
-    """The number that papers report."""
-    flavors: tuple[str, ...]
-    files: tuple[str, ...]
-    """What is looked for in its folder; images as a folder with a slash at its end."""
-    license: str
-    """Of questions and answers; images have their own."""
-    source: str
-    """Where its files are."""
-    scoring: Scoring
-    """Of the split that the files hold; a file of answers, where one has it, is always used."""
-    make: Callable[[Path], Task]
-    """From its folder to the task."""
-    folder: str = ""
-    """Below the folder of all data; empty for its name."""
-    sample: Callable[[Path], None] | None = None
-    """Draws a small set in the published layout into its folder; None where there is none yet."""
-
-    def root(self, data: str | Path) -> Path:
-        """Its folder in the folder of all data."""
-        return Path(data, self.folder or self.name)
-
-    def task(self, data: str | Path) -> Task:
-        """The task over its files in ``data``.
-
-        Raises:
-            PolyptychError: If its folder is missing.
-        """
-        root = self.root(data)
-        if not root.is_dir():
-            raise PolyptychError(f"{self.name}: no folder {root}; it should hold {self.files[0]}")
-        return self.make(root)
-
+from polyptych.evaluation.tasks.benchmark import Benchmark, Scoring
 
 _LLAVA = "https://github.com/haotian-liu/LLaVA/blob/main/docs/Evaluation.md"
 _UNSTATED = "see the source"
+_UNCHECKED = "{} (from memory; see the source)"
+_CC_BY = _UNCHECKED.format("CC BY 4.0")
 
 
 _VQA_SAMPLES = {
@@ -215,13 +175,29 @@ def _blink(name: blink.Name, title: str, scoring: Scoring) -> Benchmark:
     )
 
 
+def _amber(name: amber.Name, title: str, metric: str, flavors: tuple[str, ...]) -> Benchmark:
+    return Benchmark(
+        name,
+        title,
+        metric,
+        flavors,
+        (amber.QUERIES[name], amber.ANNOTATIONS, amber.ASSOCIATED, amber.SAFE_WORDS, "image/"),
+        "Apache-2.0",
+        "https://github.com/junyangwang0410/AMBER",
+        "local",
+        lambda root: amber.amber_task(name, root),
+        folder="amber",
+        sample=amber_samples.sample_amber,
+    )
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     found.name: found
     for found in (
-        _vqa("vqav2", "VQAv2 test-dev", "CC BY 4.0", "https://visualqa.org", "server"),
+        _vqa("vqav2", "VQAv2 test-dev", _CC_BY, "https://visualqa.org", "server"),
         _vqa("okvqa", "OK-VQA validation", _UNSTATED, "https://okvqa.allenai.org", "local"),
-        _vqa("vizwiz", "VizWiz VQA test", "CC BY 4.0", "https://vizwiz.org", "server"),
-        _vqa("textvqa", "TextVQA validation", "CC BY 4.0", "https://textvqa.org", "local"),
+        _vqa("vizwiz", "VizWiz VQA test", _CC_BY, "https://vizwiz.org", "server"),
+        _vqa("textvqa", "TextVQA validation", _CC_BY, "https://textvqa.org", "local"),
         _scienceqa("scienceqa_img", "ScienceQA, questions with an image"),
         _scienceqa("scienceqa", "ScienceQA, for fine-tuned models"),
         Benchmark(
@@ -242,7 +218,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "perception",
             ("official",),
             ("llava_mme.jsonl", f"{mme.IMAGES}/"),
-            "academic research only, on request",
+            _UNCHECKED.format("academic research only, on request"),
             _LLAVA,
             "local",
             mme.mme_task,
@@ -270,7 +246,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "accuracy",
             short_answer.FLAVORS,
             (gqa.QUESTIONS, f"data/{gqa.TRUTHS}", "data/images/"),
-            "CC BY 4.0",
+            _CC_BY,
             "https://cs.stanford.edu/people/dorarad/gqa",
             "local",
             gqa.gqa_task,
@@ -282,7 +258,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "accuracy",
             aokvqa.FLAVORS,
             (aokvqa.QUESTIONS, aokvqa.TRUTHS, "val2017/"),
-            "Apache-2.0",
+            "MIT (its repository; the files state none)",
             "https://allenai.org/project/a-okvqa",
             "local",
             aokvqa.aokvqa_task,
@@ -294,7 +270,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         _captions(
             "flickr30k_caption",
             "Flickr30k captions, Karpathy test",
-            "non-commercial research",
+            _UNCHECKED.format("non-commercial research"),
             "https://shannon.cs.illinois.edu/DenotationGraph",
         ),
         _refcoco("refcoco", "RefCOCO validation"),
@@ -321,7 +297,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "accuracy",
             ("fixed",),
             ("data/test-*.parquet",),
-            _UNSTATED,
+            "CC BY 4.0",
             "https://huggingface.co/datasets/MUIRBENCH/MUIRBENCH",
             "local",
             muirbench.muirbench_task,
@@ -333,7 +309,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "accuracy",
             mantis_eval.FLAVORS,
             ("mantis_eval/test-*.parquet",),
-            _UNSTATED,
+            "Apache-2.0",
             "https://huggingface.co/datasets/TIGER-Lab/Mantis-Eval",
             "local",
             mantis_eval.mantis_task,
@@ -345,7 +321,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "mean_accuracy",
             ("released",),
             (*(f"{name}.json" for name in mirb.INSTRUCTIONS), "images/"),
-            _UNSTATED,
+            "MIT",
             "https://huggingface.co/datasets/VLLMs/MIRB",
             "local",
             mirb.mirb_task,
@@ -363,6 +339,9 @@ BENCHMARKS: dict[str, Benchmark] = {
             chair.chair_task,
             sample=judged.sample_chair,
         ),
+        _amber("amber", "AMBER, descriptions and questions", "f1", amber_files.QUESTION_FLAVORS),
+        _amber("amber_generative", "AMBER, descriptions", "chair", (amber_files.WORDS,)),
+        _amber("amber_discriminative", "AMBER, questions", "f1", amber_files.QUESTION_FLAVORS),
         Benchmark(
             "mm_vet",
             "MM-Vet",
@@ -386,7 +365,7 @@ BENCHMARKS: dict[str, Benchmark] = {
                 llava_bench.REFERENCES,
                 f"{llava_bench.IMAGES}/",
             ),
-            _UNSTATED,
+            "Apache-2.0",
             "https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild",
             "judge",
             llava_bench.llava_bench_task,

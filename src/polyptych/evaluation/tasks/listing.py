@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from polyptych.errors import PolyptychError
 from polyptych.evaluation.demon import sample as demon_sample
 from polyptych.evaluation.demon.scorer import FIXED, RELEASED
 from polyptych.evaluation.tasks.catalog import BENCHMARKS
+from polyptych.evaluation.tasks.evidence import EVIDENCE
 from polyptych.evaluation.tasks.finding import DEMON
 from polyptych.evaluation.tasks.storybook import SCORERS
 
@@ -32,6 +34,8 @@ class Listed:
     license: str
     source: str
     scoring: str
+    evidence: str = ""
+    """Of files, prompt and licence; empty where the papers' own code documents them."""
 
 
 def listed() -> list[Listed]:
@@ -46,6 +50,7 @@ def listed() -> list[Listed]:
             b.license,
             b.source,
             b.scoring,
+            EVIDENCE.get(b.name, ""),
         )
         for b in BENCHMARKS.values()
     ]
@@ -104,6 +109,8 @@ def describe(name: str) -> str:
         "source": task.source,
         "scored": _SCORED[task.scoring],
     }
+    if task.evidence:
+        fields["checked"] = textwrap.fill(task.evidence, 90, subsequent_indent=" " * 9)
     body = "\n".join(f"{key + ':':<9}{value}" for key, value in fields.items())
     return f"{task.name}: {task.title}\n{body}"
 

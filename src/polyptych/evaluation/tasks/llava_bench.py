@@ -1,18 +1,22 @@
 """LLaVA-Bench in the wild (Liu et al. 2023): 60 open questions; a judge grades two answers.
 
     ROOT/questions.jsonl      {"question_id": 0, "image": "001.jpg", "text", "category": "conv"}
-    ROOT/context.jsonl        {"image": "001.jpg", "caption": a long human description}
+    ROOT/context.jsonl        {"image": "001.jpg", "caption": a long human description, or a list}
     ROOT/answers_gpt4.jsonl   {"question_id": 0, "text": the reference answer}
     ROOT/images/001.jpg
-    ROOT/rule.json            the benchmark's own instructions; ours are used where it is absent
+    ROOT/rule.json            llava/eval/table/rule.json of LLaVA's code, the benchmark's own
+                              instructions; ours are used where it is absent
 
 The judge reads the description, the question, the reference answer, then the model's, and starts
 its reply with both grades from 1 to 10. ``relative`` is the sum of the model's grades over the sum
 of the reference's (papers multiply it by 100), over all questions and by category. Flavors:
 
-- ``released``: the first line must be two numbers apart by blanks or commas; otherwise both grades
-  are -1 and are added up all the same.
+- ``released``: the first line must be two numbers with one blank or one comma between them ("8, 6"
+  has two and fails); otherwise both grades are -1 and are added up all the same.
 - ``fixed``: the first two numbers of the first line that has two; a reply without them is left out.
+
+The released judge also gets a system message, "You are a helpful and precise assistant for checking
+the quality of the answer."; ours gets none.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from polyptych.evaluation.tasks.llava_files import (
     read_questions,
     required_file,
     text_of,
+    texts_of,
 )
 from polyptych.schema import Example, Prediction
 
@@ -66,6 +71,9 @@ Grade each answer from 1 (useless) to 10 (as good as can be) by how helpful, rel
 and detailed it is. Neither the order of the answers nor their length may decide.
 The first line of your reply must hold two numbers only, the grade of assistant 1 and that of \
 assistant 2, with a blank between them. Explain the grades in the lines after it."""
+
+_RULE_PREFIX = "llava_bench_"
+"""LLaVA's file has rules of other benchmarks, too, such as ``conv`` beside ``llava_bench_conv``."""
 
 _OF_TEN = re.compile(r"\s*(?:/|out of)\s*10\b")
 _TWO_NUMBERS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)[^\d\n]+(\d+(?:\.\d+)?)")
@@ -123,7 +131,11 @@ def _read_texts(path: Path, key: str, text: str) -> dict[str, str]:
         record = parse_json(line, where)
         if not isinstance(record, dict):
             fail(where, f"expected an object, got {type(record).__name__}")
-        found[identity_of(record, key, where)] = text_of(record, text, where)
+        if isinstance(record.get(text), list):
+            value = "\n".join(texts_of(record, text, where))
+        else:
+            value = text_of(record, text, where)
+        found[identity_of(record, key, where)] = value
     return found
 
 
@@ -139,8 +151,9 @@ def _read_rules(path: Path) -> dict[str, tuple[str, str]]:
         if not isinstance(record, dict):
             fail(where, f"expected an object, got {type(record).__name__}")
         rule = (text_of(record, "role", where), text_of(record, "prompt", where))
-        found[name.removeprefix("llava_bench_")] = rule
-    return found
+        found[name] = rule
+    own = {name: rule for name, rule in found.items() if name.startswith(_RULE_PREFIX)}
+    return {name.removeprefix(_RULE_PREFIX): rule for name, rule in (own or found).items()}
 
 
 def grades_prompt(example: Example, prediction: Prediction) -> str:
@@ -159,7 +172,7 @@ def read_grades(reply: str, flavor: Flavor) -> tuple[float, float] | None:
     """Grades of the reference answer and the model's; None if they cannot be read.
 
     Example:
-        >>> read_grades("8, 6.5", "released"), read_grades("I give 8/10 and 7/10.", "fixed")
+        >>> read_grades("8 6.5", "released"), read_grades("I give 8/10 and 7/10.", "fixed")
         ((8.0, 6.5), (8.0, 7.0))
     """
     if flavor == "fixed":
@@ -167,7 +180,7 @@ def read_grades(reply: str, flavor: Flavor) -> tuple[float, float] | None:
         return (float(found.group(1)), float(found.group(2))) if found else None
     words = reply.split("\n")[0].replace(",", " ").split(" ")
     try:
-        grades = [float(word) for word in words if word]
+        grades = [float(word) for word in words]
     except ValueError:
         return None
     return (grades[0], grades[1]) if len(grades) == 2 else None

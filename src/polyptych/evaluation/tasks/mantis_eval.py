@@ -4,8 +4,9 @@
                                                     "short-answer"), question, options, answer,
                                                     images; ``<image>`` in the question
 
-Prompts are those of the benchmark's evaluation: options get letters where they have none, and short
-answers may be preceded by an analysis and "Final Answer:". Flavor ``released`` is its scorer, which
+Prompts are those of the benchmark's evaluation: options get letters where they have none, images
+that the question has no place for stand first, and short answers may be preceded by an analysis and
+"Final Answer:". Flavor ``released`` is its scorer, which
 takes the first letter of the alphabet in an answer for the option; ``fixed`` reads options as
 everywhere here, and compares short answers without case, articles and punctuation.
 """
@@ -81,7 +82,7 @@ def final_answer(answer: str) -> str:
 def _released(answer: str, example: Example) -> bool:
     said = final_answer(answer)
     if not example.choices:
-        return said.lower() == only_reference(example).lower()
+        return said.lower() == only_reference(example).strip("()\n ").lower()
     named = _NAMED.match(said)
     letter = named.group(1) if named else next((c.upper() for c in said if c.isalpha()), "")
     truth = truth_index(example)
@@ -116,9 +117,7 @@ def _example(row: Mapping[str, Any], where: str) -> Example:
         labelled = texts_of(row, "options", where)
         answer = _letter(answer, len(labelled), where)
         options = [_LABEL.sub("", option).strip() for option in labelled]
-        question += "".join(
-            f"\n ({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)
-        )
+        question += "".join(map(_listed, LETTERS, labelled))
         text = question + LETTER_ANSWER
     elif kind == SHORT:
         text = _SHORT_PROMPT.format(question)
@@ -133,6 +132,12 @@ def _example(row: Mapping[str, Any], where: str) -> Example:
         choices=options,
         metadata={"task": "mantis_eval", "kind": kind},
     )
+
+
+def _listed(letter: str, option: str) -> str:
+    """An option on a line of its own, with its letter unless it has that one."""
+    has_one = any(letter + mark in option.upper() for mark in ").:")
+    return f"\n {option}" if has_one else f"\n ({letter}) {option}"
 
 
 def _letter(answer: str, options: int, where: str) -> str:

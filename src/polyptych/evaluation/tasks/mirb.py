@@ -3,9 +3,12 @@
     ROOT/count.json        [{"questions": "...", "answers": 3, "images": ["images/count/1.jpg"]}]
     ROOT/images/...        one such file for each set
 
-The instruction of its set follows the images, then the question. Scores are those of the
-benchmark's script: an answer counts up to its first line break or period, as a number, a yes, or
-the same letters; ``mean_accuracy`` is the mean over the groups of the mean over their sets.
+The instruction of its set stands first, then the images, then the question, as the benchmark asks
+LLaVA, which reads "Answer:" at the end besides. Scores are those of its script: an answer counts up
+to its first line break or period, as a number, a yes, or the same letters; ``mean_accuracy`` is the
+mean over the groups of the mean over their sets. Where options are asked for, the script takes the
+likeliest of the letters A to E of models whose probabilities it has; here, as for others, what the
+model writes. The set's further files (``count_concat.json``, ``arxiv_text.json``) are not read.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polyptych.data.records import read_json
+from polyptych.data.records import IMAGE_TOKEN, read_json
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.scorers import Measurement, mean_of
 from polyptych.evaluation.scoring.groups import by_group, mean_over_groups
@@ -23,10 +26,9 @@ from polyptych.evaluation.scoring.short_answer import (
     first_sentence,
     only_reference,
 )
-from polyptych.evaluation.task import Task
+from polyptych.evaluation.task import GenerationSettings, Task
 from polyptych.evaluation.tasks.interleaving import interleaved_example
 from polyptych.evaluation.tasks.llava_files import (
-    SHORT_SETTINGS,
     fail,
     objects_in,
     text_of,
@@ -58,10 +60,13 @@ _YES_NO = frozenset({"analogy", "attribute"})
 _NUMBERS = frozenset({"count", "visual_chain", "3d_scene"})
 _CONTAINED = "sightseeing"
 
+SETTINGS = GenerationSettings(max_new_tokens=15)
+"""As published, greedy."""
+
 
 def mirb_task(root: str | Path) -> Task:
     """The mean over groups, over all questions, and by set."""
-    return Task("mirb", lambda: read_mirb(root), (score_mirb,), SHORT_SETTINGS)
+    return Task("mirb", lambda: read_mirb(root), (score_mirb,), SETTINGS)
 
 
 def is_right(name: str, answer: str, truth: str) -> bool:
@@ -124,10 +129,13 @@ def _example(name: str, number: int, record: Mapping[str, Any], root: Path, wher
     answer = record.get("answers")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         fail(where, f"'answers' must be a text or a number, got {answer!r}")
+    paths = record.get("images")
+    images = [paths] if isinstance(paths, str) else texts_of(record, "images", where)
+    question = text_of(record, "questions", where)
     return interleaved_example(
         f"{name}-{number}",
-        f"{INSTRUCTIONS[name]}\n{text_of(record, 'questions', where)}",
-        [ImageRef(path=str(root / image)) for image in texts_of(record, "images", where)],
+        f"{INSTRUCTIONS[name]}\n{IMAGE_TOKEN * len(images)}\n{question}",
+        [ImageRef(path=str(root / image)) for image in images],
         where,
         references=(str(answer),),
         metadata={"task": "mirb", "set": name, "group": GROUP_OF[name]},

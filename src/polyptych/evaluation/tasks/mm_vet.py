@@ -8,7 +8,8 @@ The last file is LLaVA's and only decides the order. In an answer, ``<AND>`` joi
 all needed and ``<OR>`` answers that are all right. ``score[fixed]`` is the mean over the answers
 whose grade can be read, beside it those of every ability (``score.ocr``) and of every combination
 that occurs (``score.ocr+math``). The benchmark's server has its own judge
-(:mod:`polyptych.evaluation.submission`).
+(:mod:`polyptych.evaluation.submission`); its script asks GPT-4 up to five times, ever less
+greedily, for a grade that it can read, and then counts 0.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ QUESTIONS = "llava-mm-vet.jsonl"
 IMAGES = "images"
 
 _PREFIX = "v1_"
+_SIGN = re.compile(r"\s*(<AND>|<OR>)\s*")  # truths have them with and without blanks
 _GRADE = re.compile(r"(?<![\d.])(?:1(?:\.0+)?|0(?:\.\d+)?)(?![\d]|\.\d)")
 
 _PROMPT = """\
@@ -126,7 +128,7 @@ def grade_prompt(example: Example, prediction: Prediction) -> str:
     """What the judge is asked."""
     return _PROMPT.format(
         question=example.metadata["question"],
-        truth=example.references[0],
+        truth=_SIGN.sub(r" \1 ", example.references[0]),
         answer=" ".join(prediction.text.split()),
     )
 

@@ -3,7 +3,7 @@
     ROOT/response_template.json   [{"question_type", "question_topic", "image_id", "image_src",
                                     "image_content": ["Pillow"], "question", "gt_answer",
                                     "model_answer": ""}]
-    ROOT/images/NAME              NAME is the last part of "image_src"
+    ROOT/images/NAME              NAME is the last part of "image_src"; test_data.zip has them
 
 The judge reads what is in the image, a human's answer and the model's, and ends with "Rating: N".
 ``score`` is the mean rating, over all and by question type; a rating below 3 is a hallucination.
@@ -12,7 +12,9 @@ Flavors:
 - ``released``: a reply must have "rating: N" for exactly one N; otherwise it counts as 0.
 - ``fixed``: the last rating of a reply; a reply without one is left out.
 
-Ids are the numbers of the records, from 0.
+Ids are the numbers of the records, from 0. The judge's prompt is ours; the benchmark's script asks
+GPT-4 greedily with one of its own, and takes a record's type from its place, which agrees with
+"question_type" as long as nobody sorts the file.
 """
 
 from __future__ import annotations

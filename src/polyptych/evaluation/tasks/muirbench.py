@@ -3,7 +3,10 @@
     ROOT/data/test-00000-of-00003.parquet    idx, task, image_relation, question, options, answer,
                                              image_list; ``<image>`` in question and options
 
-Every question has a twin that cannot be answered, whose right option says so.
+Every question has a twin that cannot be answered, whose right option says so; the column
+``counterpart_idx`` names it. The prompt is lmms-eval's; the benchmark's own code writes
+"Question:", "Choices:" with "(A)", a hint and "Answer:", and draws an option where it finds none in
+an answer.
 """
 
 from __future__ import annotations
