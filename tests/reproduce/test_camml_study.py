@@ -12,9 +12,10 @@ import pytest
 from polyptych.data.images import image_hash
 from polyptych.data.readers.splitting import SplitName
 from polyptych.data.records import read_records
-from polyptych.reproduce.camml import grid, main
+from polyptych.reproduce.camml import main
 from polyptych.reproduce.camml_real import main as main_real
 from polyptych.reproduce.camml_sets import LABELS, NEW, PHOTO_SETS, SETS, read_set, set_correct
+from polyptych.reproduce.camml_stages import grid
 from polyptych.reproduce.camml_study import VARIANTS, CammlSettings, CammlWorkshop, Context
 from polyptych.reproduce.knowledge import (
     World,

@@ -30,7 +30,6 @@ from polyptych.data.readers.splitting import SPLITS
 from polyptych.data.records import read_records, write_records
 from polyptych.evaluation.scorers import Scorer, item_scorer
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.reproduce.camml import run_study
 from polyptych.reproduce.camml_base import close_up_encoder
 from polyptych.reproduce.camml_sets import (
     LABELS,
@@ -40,6 +39,7 @@ from polyptych.reproduce.camml_sets import (
     read_set,
     set_correct,
 )
+from polyptych.reproduce.camml_stages import run_study
 from polyptych.reproduce.camml_study import CammlSettings, CammlWorkshop, read_datastore
 from polyptych.reproduce.knowledge import (
     FACTS_FILE,
