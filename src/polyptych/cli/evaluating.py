@@ -18,6 +18,7 @@ from polyptych.cli.common import (
     find_device,
     hide_bars,
 )
+from polyptych.cli.scoring import INCOMPLETE, show_problems
 from polyptych.errors import PolyptychError
 
 commands = typer.Typer()
@@ -99,7 +100,8 @@ def evaluate(
     """Answer the examples of tasks and score the answers.
 
     Every score comes with its 95 % interval; OUT/report.html shows scores, baselines, published
-    rows, and best and worst answers. A killed run goes on where it stopped.
+    rows, and best and worst answers. A killed run goes on where it stopped. What is wrong in a
+    task's files is named and the rest is scored; the exit code is then 1.
     """
     model, names = _model_and_tasks(words, model)
     if out is None and len(names) > 1:
@@ -114,15 +116,19 @@ def evaluate(
     ]
     answerer = _load(model, api_model, device)
     judging = _load(judge, judge_model, device) if judge is not None else None
+    left_out = 0
     for name, task in zip(names, prepared, strict=True):
         folder = out if len(names) == 1 else out / _folder_name(name)
         if name == DEMON:
             _run_demon(answerer, task, folder, decoding)
         else:
-            _run(answerer, task, folder, decoding, judging)
+            left_out += _run(answerer, task, folder, decoding, judging)
     from polyptych.evaluation.run_report import write_report
 
     typer.echo(f"written to {out}; to look at: {write_report(out)}")
+    if left_out:
+        typer.echo(f"{left_out} bad item(s) of the tasks' files were left out", err=True)
+        raise typer.Exit(INCOMPLETE)
 
 
 def _model_and_tasks(words: Sequence[str], model: str | None) -> tuple[str | None, list[str]]:
@@ -144,14 +150,11 @@ def _folder_name(name: str) -> str:
 
 
 def _prepare(name: str, data: Path | None, count: int, split: str) -> Any:
-    """The task with its examples read: a bad one shows before the model is loaded."""
-    import dataclasses
-
+    """The task with its examples read: a bad file shows before the model is loaded."""
+    from polyptych.evaluation.task import read_once
     from polyptych.evaluation.tasks.finding import find_task
 
-    task = find_task(name, data=data, count=count, split=split)
-    examples = list(task.load())
-    return dataclasses.replace(task, load=lambda: examples)
+    return read_once(find_task(name, data=data, count=count, split=split))
 
 
 def _prepare_demon(data: Path | None, split: Any) -> Any:
@@ -165,9 +168,11 @@ def _prepare_demon(data: Path | None, split: Any) -> Any:
 
 def _run(
     answerer: Any, task: Any, out: Path, decoding: dict[str, int | None], judge: Any | None
-) -> None:
+) -> int:
+    """Run one task and show its scores; how many of its items are bad."""
     from polyptych.evaluation import runner
     from polyptych.evaluation.judge import with_judge
+    from polyptych.evaluation.task import load_examples
 
     if task.judging is not None and judge is not None:
         task = with_judge(task, judge, out)
@@ -181,6 +186,9 @@ def _run(
     if task.judging is not None and judge is None:
         typer.echo("  answered; add --judge NAME to have the answers judged")
     _write_submission(task, out)
+    faults = load_examples(task).faults
+    show_problems(faults)
+    return len(faults)
 
 
 def _write_submission(task: Any, out: Path) -> None:
@@ -188,13 +196,14 @@ def _write_submission(task: Any, out: Path) -> None:
     from polyptych.evaluation.answers_file import read_answers
     from polyptych.evaluation.runner import PREDICTIONS_FILE
     from polyptych.evaluation.submission import SUBMISSIONS, write_submission
+    from polyptych.evaluation.task import load_examples
     from polyptych.evaluation.tasks.catalog import BENCHMARKS
 
     known = BENCHMARKS.get(task.name)
     if known is None or known.scoring != "server" or task.name not in SUBMISSIONS:
         return
     file = out / f"submission{SUBMISSIONS[task.name].suffixes[0]}"
-    predictions = read_answers(out / PREDICTIONS_FILE, list(task.load())).predictions
+    predictions = read_answers(out / PREDICTIONS_FILE, load_examples(task).examples).predictions
     try:
         write_submission(task.name, task.origin["data"], predictions, file)
     except PolyptychError as error:  # the answers are kept; what is missing can be added

@@ -104,8 +104,9 @@ def _score_task(predictions: Path, task: Any, json: Path | None) -> None:
     from polyptych.evaluation.answers_file import read_answers
     from polyptych.evaluation.scorers import estimate, image_clusters, measure
     from polyptych.evaluation.scoring_file import write_scores
+    from polyptych.evaluation.task import load_examples
 
-    answers = read_answers(predictions, list(task.load()))
+    answers = read_answers(predictions, *load_examples(task))
     clusters = image_clusters(answers.examples)
     scores = [
         estimate(measured, clusters=clusters)
@@ -119,7 +120,8 @@ def _score_task(predictions: Path, task: Any, json: Path | None) -> None:
         write_scores(json, str(predictions), scores)
     show_problems(answers.problems)
     if not answers.complete:
-        typer.echo(f"scored {len(answers.examples)} of {answers.total} examples", err=True)
+        line = f"scored {len(answers.examples)} of {answers.total} examples"
+        typer.echo(f"{line}; {len(answers.problems)} problem(s)", err=True)
         raise typer.Exit(INCOMPLETE)
 
 
@@ -221,10 +223,11 @@ def submission(
     """Write the file that a benchmark's server accepts, and check it: all ids, none twice."""
     from polyptych.evaluation.answers_file import read_answers
     from polyptych.evaluation.submission import check_submission, submission_of, write_submission
+    from polyptych.evaluation.task import load_examples
     from polyptych.evaluation.tasks.finding import find_task
 
     submission_of(task)
-    answers = read_answers(predictions, list(find_task(task, data=data).load()))
+    answers = read_answers(predictions, *load_examples(find_task(task, data=data)))
     show_problems(answers.problems)
     write_submission(task, data, answers.predictions, out)
     typer.echo(f"{check_submission(task, data, out)} answers in {out}")

@@ -37,7 +37,7 @@ class Answers:
     predictions: list[Prediction]
     """One for each of them."""
     total: int
-    """Examples of the task."""
+    """Examples of the task that can be used."""
     problems: list[str]
     """One line each, with file and id."""
 
@@ -47,18 +47,25 @@ class Answers:
         return len(self.examples) == self.total and not self.problems
 
 
-def read_answers(path: str | Path, examples: Sequence[Example]) -> Answers:
+def read_answers(
+    path: str | Path, examples: Sequence[Example], faults: Sequence[str] = ()
+) -> Answers:
     """Match a file's answers with a task's examples.
 
     Left out, and named: torn or odd lines, ids that the task does not know, ids that occur twice
     with different answers, answers to another question, and examples without an answer together
     with those that are judged with them.
 
+    Args:
+        path: The file.
+        examples: Those of the task that can be used.
+        faults: What is wrong with the task's others; they come first among the problems.
+
     Raises:
         PolyptychError: If the file cannot be read at all, or nothing in it can be scored.
     """
     by_id = {example.id: example for example in examples}
-    problems: list[str] = []
+    problems = list(faults)
     found: dict[str, tuple[str, Prediction]] = {}
     refused: set[str] = set()
     for where, record in _records(path, problems):
@@ -125,7 +132,7 @@ def _prediction(
         return None
     example = examples.get(str(identity))
     if example is None:
-        problems.append(f"{place}: the task has no such example")
+        problems.append(f"{place}: the task has no such example, or cannot use it")
         return None
     prompt = record.get("prompt")
     if isinstance(prompt, str) and not same_question(prompt, prompt_text(example.prompt)):

@@ -10,10 +10,11 @@ Readers work on each item inside :func:`item`. Alone, the first bad one raises. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from polyptych.data.records import OnError
 from polyptych.errors import PolyptychError
 
 _collecting: ContextVar[list[str] | None] = ContextVar("collecting", default=None)
@@ -44,3 +45,16 @@ def item() -> Iterator[None]:
         if faults is None:
             raise
         faults.append(str(error))
+
+
+def on_error() -> OnError | None:
+    """What readers of data call for a bad record, where faults are collected; None to raise."""
+    faults = _collecting.get()
+    return None if faults is None else lambda error: faults.append(str(error))
+
+
+def note(faults: Iterable[str]) -> None:
+    """Say again what an earlier reading found; nothing is said where faults are not collected."""
+    collecting = _collecting.get()
+    if collecting is not None:
+        collecting.extend(faults)

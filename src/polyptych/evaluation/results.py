@@ -18,7 +18,7 @@ from polyptych.evaluation.answers_file import Answers, read_answers
 from polyptych.evaluation.judge import with_recorded_replies
 from polyptych.evaluation.runner import PREDICTIONS_FILE, SCORES_FILE
 from polyptych.evaluation.scorers import Estimate, Measurement, estimate, image_clusters, measure
-from polyptych.evaluation.task import Task
+from polyptych.evaluation.task import Task, load_examples
 from polyptych.evaluation.tasks.finding import find_again
 
 
@@ -56,7 +56,7 @@ class Result:
     @cached_property
     def answers(self) -> Answers:
         """Its answers matched with the task's examples."""
-        return read_answers(self.folder / PREDICTIONS_FILE, list(self.task.load()))
+        return read_answers(self.folder / PREDICTIONS_FILE, *load_examples(self.task))
 
     @cached_property
     def measurements(self) -> dict[str, Measurement]:

@@ -29,6 +29,7 @@ from polyptych.evaluation.report_scores import (
 )
 from polyptych.evaluation.results import Result, read_run, settings_text
 from polyptych.evaluation.runner import ITEMS_FILE, PREDICTIONS_FILE
+from polyptych.evaluation.task import load_examples
 from polyptych.evaluation.tasks.catalog import BENCHMARKS
 from polyptych.files import write_aside
 from polyptych.schema import Block, Example, ImageBlock, ImageRef, Message, TextBlock
@@ -38,6 +39,9 @@ REPORT_FILE = "report.html"
 CARDS = 8
 """Cards of each kind, for up to :data:`MANY_TASKS` tasks; of more tasks half as many."""
 MANY_TASKS = 6
+
+FAULTS = 20
+"""Bad items of a task that are named on the page; ``scores.json`` has all."""
 
 OUTCOMES = {"best": "best", "worst": "worst"}
 
@@ -123,7 +127,7 @@ class Part:
     def examples(self) -> dict[str, Example]:
         """Id to example; where the task's files are gone, what the answers' lines tell of it."""
         try:
-            return {example.id: example for example in self.result.task.load()}
+            return {example.id: example for example in load_examples(self.result.task).examples}
         except PolyptychError:
             return {i: _example_of(record) for i, record in self.predictions.items()}
 
@@ -188,6 +192,7 @@ def _task(part: Part, count: int) -> str:
     shared = f" over {clusters:,} sets of pictures" if clusters != record["count"] else ""
     decoding = settings_text(record)
     lines.append(f"<p>{record['count']:,} items{shared}; {text(decoding)}.</p>")
+    lines.append(_faults(record.get("faults", [])))
     if not part.rows:
         lines.append("<p>Not scored here: its server or a judge does that.</p>")
         return "".join([*lines, "</section>"])
@@ -202,6 +207,16 @@ def _task(part: Part, count: int) -> str:
             break
     lines.append(_gallery(part, count))
     return "".join([*lines, "</section>"])
+
+
+def _faults(faults: Sequence[str]) -> str:
+    """What was left out of a task, and why."""
+    if not faults:
+        return ""
+    shown = "".join(f"<li>{text(line)}</li>" for line in faults[:FAULTS])
+    more = f"<li>and {len(faults) - FAULTS:,} more</li>" if len(faults) > FAULTS else ""
+    head = f"Left out: {len(faults):,} bad item{'s' * (len(faults) != 1)} of the task's files."
+    return f'<div class="warning">{head}<ul>{shown}{more}</ul></div>'
 
 
 def _gallery(part: Part, count: int) -> str:

@@ -35,7 +35,7 @@ from polyptych.evaluation.scorers import (
     measure,
 )
 from polyptych.evaluation.statistics import CONFIDENCE, RESAMPLES
-from polyptych.evaluation.task import GenerationSettings, Task, prompt_text
+from polyptych.evaluation.task import GenerationSettings, Task, load_examples, prompt_text
 from polyptych.files import line_writer, write_aside
 from polyptych.schema import Example, ImageRef, Prediction
 
@@ -56,7 +56,8 @@ def evaluate(
     """Answer a task's examples and score the answers.
 
     Writes ``predictions.jsonl``, ``items.jsonl`` (each item's own values) and, last,
-    ``scores.json`` into the folder ``out``.
+    ``scores.json`` into the folder ``out``. Bad items of the task's files are left out and named
+    under ``faults`` there.
 
     Args:
         answerer: Who answers, such as ``LocalModel(model, processor)``.
@@ -73,7 +74,7 @@ def evaluate(
         PolyptychError: If ``out`` holds a run with other settings, another model or other data.
     """
     out, settings = Path(out), settings or task.settings
-    examples = list(task.load())
+    examples, faults = load_examples(task)
     predictions = generate(
         answerer, examples, out / PREDICTIONS_FILE, settings=settings, progress=progress
     )
@@ -86,6 +87,7 @@ def evaluate(
         "task": task.name,
         "origin": dict(task.origin),
         "scores": [score_record(score) for score in scores],
+        "faults": faults,
         "baselines": baselines(task, examples),
         "bootstrap": {
             "resamples": RESAMPLES,

@@ -7,8 +7,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from polyptych.errors import PolyptychError
+from polyptych.evaluation import faults
 from polyptych.evaluation.scorers import Measurement, Scorer
 from polyptych.schema import Example, ImageBlock, Message, Prediction
 
@@ -80,7 +82,7 @@ class Task:
 
     name: str
     load: Callable[[], Iterable[Example]]
-    """Makes or reads the examples, in their published order."""
+    """Makes or reads the examples, in their published order; the first bad one raises."""
     scorers: tuple[Scorer, ...]
     """Each gives one or more metrics over all predictions."""
     settings: GenerationSettings = field(default_factory=GenerationSettings)
@@ -89,6 +91,43 @@ class Task:
     """How it is found again, as :class:`polyptych.evaluation.tasks.finding.TaskSource` writes."""
     judging: Judging | None = None
     """For answers that a judge must score; see :func:`polyptych.evaluation.judge.with_judge`."""
+
+
+class Loaded(NamedTuple):
+    """The examples of a task that can be used."""
+
+    examples: list[Example]
+    faults: list[str]
+    """What is wrong with the others, with file and line or id."""
+
+
+def load_examples(task: Task) -> Loaded:
+    """Read a task's examples; bad ones are named and left out.
+
+    Raises:
+        PolyptychError: For a missing or bad file, or if no example can be used.
+    """
+    with faults.collected() as found:
+        try:
+            examples = list(task.load())
+        except PolyptychError as error:
+            if not found:
+                raise
+            raise PolyptychError(f"{error}; {len(found)} bad items, first: {found[0]}") from error
+    if found and not examples:
+        raise PolyptychError(f"{task.name}: all {len(found)} items are bad, first: {found[0]}")
+    return Loaded(examples, found)
+
+
+def read_once(task: Task) -> Task:
+    """The task with its examples, and what is wrong with others, already read."""
+    loaded = load_examples(task)
+
+    def load() -> list[Example]:
+        faults.note(loaded.faults)
+        return loaded.examples
+
+    return dataclasses.replace(task, load=load)
 
 
 def prompt_text(messages: Sequence[Message], image_token: str = "<image>") -> str:

@@ -19,6 +19,7 @@ from polyptych.evaluation.demon.catalog import DATASETS, Split, datasets_of
 from polyptych.evaluation.demon.loading import Order, dataset_file, read_dataset
 from polyptych.evaluation.demon.report import to_markdown
 from polyptych.evaluation.demon.scorer import FIXED, RELEASED, demon_scorer, released_crash
+from polyptych.evaluation.faults import collected
 from polyptych.evaluation.scorers import Estimate
 from polyptych.evaluation.task import GenerationSettings, Task
 from polyptych.files import write_aside
@@ -48,10 +49,11 @@ def read_benchmark(
 ) -> Benchmark:
     """Read all tasks of a split; those without a file are listed as missing.
 
-    Everything is read before anything runs: a bad sample shows in seconds, not after hours.
+    Everything is read before anything runs: a bad sample shows in seconds, not after hours. It is
+    left out and named in the notes, with file and sample id.
 
     Raises:
-        PolyptychError: For a bad sample, with file and sample id, or if no task is there at all.
+        PolyptychError: For a bad file, or if no task is there at all.
     """
     wanted = datasets_of(split)
     missing = [d.name for d in wanted if dataset_file(root, d, split) is None]
@@ -61,11 +63,13 @@ def read_benchmark(
             f"(looked for TASK/{split}/{split}.json)"
         )
     notes: list[str] = []
-    datasets = {
-        dataset.name: read_dataset(root, dataset.name, split, order=order, on_note=notes.append)
-        for dataset in wanted
-        if dataset.name not in missing
-    }
+    with collected() as faults:
+        datasets = {
+            dataset.name: read_dataset(root, dataset.name, split, order=order, on_note=notes.append)
+            for dataset in wanted
+            if dataset.name not in missing
+        }
+    notes += [f"left out: {fault}" for fault in faults]
     return Benchmark(str(root), split, datasets, missing, [*notes, *_other_sizes(datasets, split)])
 
 

@@ -25,6 +25,7 @@ from polyptych.errors import PolyptychError
 from polyptych.evaluation.demon.answers import match_image, normal_words, plain
 from polyptych.evaluation.demon.catalog import Dataset, Split, find_dataset
 from polyptych.evaluation.demon.released import normalize
+from polyptych.evaluation.faults import item
 from polyptych.schema import Block, Example, ImageBlock, ImageRef, Message, TextBlock
 
 Order = Literal["numbered", "released"]
@@ -90,7 +91,11 @@ def read_dataset(
     note = on_note or (lambda line: None)
     templates, samples = _parse_file(read_json(path), dataset, str(path), note)
     reader = _SampleReader(dataset, split, path, templates, order, note)
-    return [reader.read(sample, index) for index, sample in enumerate(samples)]
+    examples = []
+    for index, sample in enumerate(samples):
+        with item():
+            examples.append(reader.read(sample, index))
+    return examples
 
 
 def _parse_file(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from polyptych.data.records import read_json
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scoring.choice import LETTERS, Flavor, choice_scorer
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks.llava_files import (
@@ -51,19 +52,20 @@ def read_aokvqa(root: str | Path) -> list[Example]:
     }
     examples = []
     for question in read_questions(required_file(root, QUESTIONS)):
-        if question.id not in truths:
-            fail(question.where, f"not in {path}")
-        choices, answer = _truth(truths[question.id], f"{path} question {question.id!r}")
-        example = make_example(
-            question.id,
-            question.text,
-            image_path(Path(root, "val2017"), question.image, question.where),
-            question.where,
-            references=(LETTERS[answer],),
-            choices=choices,
-            metadata={"task": "aokvqa", "image": question.image},
-        )
-        examples.append(example)
+        with item():
+            if question.id not in truths:
+                fail(question.where, f"not in {path}")
+            choices, answer = _truth(truths[question.id], f"{path} question {question.id!r}")
+            example = make_example(
+                question.id,
+                question.text,
+                image_path(Path(root, "val2017"), question.image, question.where),
+                question.where,
+                references=(LETTERS[answer],),
+                choices=choices,
+                metadata={"task": "aokvqa", "image": question.image},
+            )
+            examples.append(example)
     return examples
 
 

@@ -79,7 +79,7 @@ def read_blink(name: Name, root: str | Path) -> list[Example]:
         raise PolyptychError(f"{root}: none of BLINK's folders there, such as {SUB_TASKS[0]}")
     parts = [part for folder in folders for part in parquet_parts(folder, SPLITS[name])]
     rows = read_parquet(parts, columns)
-    return unique_examples(((where, _example(name, row, where)) for where, row in rows), "idx")
+    return unique_examples(rows, lambda row, where: _example(name, row, where), "idx")
 
 
 def _example(name: Name, row: Mapping[str, Any], where: str) -> Example:

@@ -18,6 +18,7 @@ from typing import Any
 
 from polyptych.data.records import read_json
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scorers import caption_scorer
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks.llava_files import (
@@ -92,18 +93,22 @@ def read_captions(layout: CaptionSet, root: str | Path) -> list[Example]:
     captions = _read_captions(path)
     examples = []
     for question in read_questions(required_file(root, layout.questions), key="image_id"):
-        references = next((captions[key] for key in _keys(question) if key in captions), None)
-        if references is None:
-            fail(question.where, f"no captions of it in {path}")
-        example = make_example(
-            question.id,
-            question.text,
-            image_path(Path(root, layout.images), question.image, question.where),
-            question.where,
-            references=references,
-            metadata={"task": layout.name, "image": question.image},
-        )
-        examples.append(example)
+        with item():
+            references = next((captions[key] for key in _keys(question) if key in captions), None)
+            if references is None:
+                fail(question.where, f"no captions of it in {path}")
+            for text in references:
+                if not isinstance(text, str) or not text.strip():
+                    fail(f"{path} image {question.id!r}", f"a caption must be a text, got {text!r}")
+            example = make_example(
+                question.id,
+                question.text,
+                image_path(Path(root, layout.images), question.image, question.where),
+                question.where,
+                references=references,
+                metadata={"task": layout.name, "image": question.image},
+            )
+            examples.append(example)
     return examples
 
 
@@ -113,28 +118,28 @@ def _keys(question: Question) -> Iterator[str]:
         yield PurePath(question.image).name
 
 
-def _read_captions(path: Path) -> dict[str, list[str]]:
-    """Id or file name of an image to its captions."""
+def _read_captions(path: Path) -> dict[str, list[Any]]:
+    """Id or file name of an image to its captions as they stand."""
     content = read_json(path)
     if isinstance(content, Mapping) and "annotations" in content:
         return _of_coco(content, path)
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Any]] = {}
     for number, image in enumerate(objects_in(content, "images", str(path))):
-        where = f"{path} image {number}"
-        sentences = objects_in(image, "sentences", where)
-        texts = [text_of(sentence, "raw", where) for sentence in sentences]
-        if "cocoid" in image:
-            found[identity_of(image, "cocoid", where)] = texts
-        found[text_of(image, "filename", where)] = texts
+        with item():
+            where = f"{path} image {number}"
+            texts = [sentence.get("raw") for sentence in objects_in(image, "sentences", where)]
+            if "cocoid" in image:
+                found[identity_of(image, "cocoid", where)] = texts
+            found[text_of(image, "filename", where)] = texts
     return found
 
 
-def _of_coco(content: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _of_coco(content: Mapping[str, Any], path: Path) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
     for number, record in enumerate(objects_in(content, "annotations", str(path))):
-        where = f"{path} annotation {number}"
-        identity = identity_of(record, "image_id", where)
-        found.setdefault(identity, []).append(text_of(record, "caption", where))
+        with item():
+            identity = identity_of(record, "image_id", f"{path} annotation {number}")
+            found.setdefault(identity, []).append(record.get("caption"))
     for image in content.get("images", ()):
         if isinstance(image, Mapping) and isinstance(image.get("file_name"), str):
             name = PurePath(image["file_name"]).name

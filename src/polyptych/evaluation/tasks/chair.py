@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from polyptych.data.records import parse_json, read_json, read_lines
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scoring.chair import FLAVORS, chair_scorer, read_synonyms
 from polyptych.evaluation.task import GenerationSettings, Task
 from polyptych.evaluation.tasks.llava_files import (
@@ -87,20 +88,21 @@ def read_chair(root: str | Path) -> list[Example]:
         questions = _drawn(truths, Path(root, ANNOTATIONS))
     examples = []
     for question in questions:
-        name = _name(question)
-        truth = truths.get(_image_id(name, question.where))
-        if truth is None:
-            fail(question.where, f"nothing is known of {name!r}")
-        examples.append(
-            make_example(
-                question.id,
-                question.text,
-                str(Path(root, _folder(name), name)),
-                question.where,
-                references=truth.captions,
-                metadata={"task": "chair", "image": name, "objects": sorted(truth.objects)},
+        with item():
+            name = _name(question)
+            truth = truths.get(_image_id(name, question.where))
+            if truth is None:
+                fail(question.where, f"nothing is known of {name!r}")
+            examples.append(
+                make_example(
+                    question.id,
+                    question.text,
+                    str(Path(root, _folder(name), name)),
+                    question.where,
+                    references=truth.captions,
+                    metadata={"task": "chair", "image": name, "objects": sorted(truth.objects)},
+                )
             )
-        )
     return examples
 
 

@@ -19,6 +19,7 @@ from polyptych.errors import PolyptychError
 from polyptych.evaluation.demon.benchmark import demon_task
 from polyptych.evaluation.demon.catalog import DATASETS
 from polyptych.evaluation.demon.loading import read_dataset
+from polyptych.evaluation.faults import on_error
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks import storybook
 from polyptych.evaluation.tasks.catalog import BENCHMARKS, load_task
@@ -65,7 +66,11 @@ def find_task(
             raise PolyptychError(
                 f"no task, file or folder {word!r}; tasks: {', '.join(task_names())}"
             )
-        task = Task(Path(word).name, lambda: read_examples(word), (storybook.CAPTIONS,))
+        task = Task(
+            Path(word).name,
+            lambda: read_examples(word, on_error=on_error()),
+            (storybook.CAPTIONS,),
+        )
         return replace(task, origin={"task": os.path.abspath(word)})
     if family == "storybook":
         task = storybook.storybook_task(rest, count=count)
@@ -99,4 +104,4 @@ def demon_root(data: str | Path) -> Path:
 def _demon(name: str, root: Path, split: Any) -> Task:
     if name not in DATASETS:
         raise PolyptychError(f"no task {name!r} of DEMON; known: {', '.join(DATASETS)}")
-    return demon_task(name, read_dataset(root, name, split))
+    return replace(demon_task(name, ()), load=lambda: read_dataset(root, name, split))

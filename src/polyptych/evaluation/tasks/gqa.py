@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from polyptych.data.records import read_json
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scoring.short_answer import FLAVORS, exact_scorer
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks.llava_files import (
@@ -48,19 +49,20 @@ def read_gqa(root: str | Path) -> list[Example]:
         fail(str(path), "expected an object of questions by id")
     examples = []
     for question in read_questions(required_file(root, QUESTIONS)):
-        truth = truths.get(question.id)
-        if not isinstance(truth, dict):
-            fail(question.where, f"no answer to it in {path}")
-        where = f"{path} question {question.id!r}"
-        example = make_example(
-            question.id,
-            question.text,
-            image_path(Path(root, "data", "images"), question.image, question.where),
-            question.where,
-            references=(text_of(truth, "answer", where),),
-            metadata={"task": "gqa", "image": question.image, "kind": _kind(truth, where)},
-        )
-        examples.append(example)
+        with item():
+            truth = truths.get(question.id)
+            if not isinstance(truth, dict):
+                fail(question.where, f"no answer to it in {path}")
+            where = f"{path} question {question.id!r}"
+            example = make_example(
+                question.id,
+                question.text,
+                image_path(Path(root, "data", "images"), question.image, question.where),
+                question.where,
+                references=(text_of(truth, "answer", where),),
+                metadata={"task": "gqa", "image": question.image, "kind": _kind(truth, where)},
+            )
+            examples.append(example)
     return examples
 
 

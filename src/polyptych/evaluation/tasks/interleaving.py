@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from polyptych.data.records import IMAGE_TOKEN, check_example
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scoring.choice import LETTERS
 from polyptych.evaluation.tasks.llava_files import fail
 from polyptych.schema import Block, Example, ImageBlock, ImageRef, Message, TextBlock
+
+Row = TypeVar("Row")
 
 
 def interleaved_example(
@@ -56,21 +59,26 @@ def _blocks(text: str, images: int, where: str) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def unique_examples(items: Iterable[tuple[str, Example]], key: str) -> list[Example]:
-    """The examples, of which no two may have the same id.
+def unique_examples(
+    rows: Iterable[tuple[str, Row]], parse: Callable[[Row, str], Example], key: str
+) -> list[Example]:
+    """The examples of all rows, of which no two may have the same id.
 
     Args:
-        items: Where each example stands, and the example.
+        rows: Where each row stands, and the row.
+        parse: From a row and its place to the example.
         key: What its id is called there.
 
     Raises:
-        PolyptychError: At the first id that occurs again.
+        PolyptychError: At the first bad row, or id that occurs again.
     """
     found: dict[str, Example] = {}
-    for where, example in items:
-        if example.id in found:
-            fail(where, f"{key} {example.id!r} occurs twice")
-        found[example.id] = example
+    for where, row in rows:
+        with item():
+            example = parse(row, where)
+            if example.id in found:
+                fail(where, f"{key} {example.id!r} occurs twice")
+            found[example.id] = example
     return list(found.values())
 
 

@@ -29,6 +29,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from polyptych.data.records import parse_json, read_json, read_lines
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.judge import Judging
 from polyptych.evaluation.scorers import Measurement
 from polyptych.evaluation.task import GenerationSettings, Task
@@ -96,46 +97,48 @@ def read_llava_bench(root: str | Path) -> list[Example]:
     rules = _read_rules(Path(root, RULE))
     examples = []
     for question in read_questions(required_file(root, QUESTIONS)):
-        category = text_of(question.record, "category", question.where)
-        image = image_path(Path(root, IMAGES), question.image, question.where)
-        for key, table, what in (
-            (question.image, contexts, "context"),
-            (question.id, references, "reference answer"),
-            (category, rules, "instruction"),
-        ):
-            if key not in table:
-                fail(question.where, f"no {what} for {key!r}")
-        examples.append(
-            make_example(
-                question.id,
-                question.text,
-                image,
-                question.where,
-                references=(references[question.id],),
-                metadata={
-                    "task": "llava_bench",
-                    "image": question.image,
-                    "category": category,
-                    "question": question.text,
-                    "context": contexts[str(question.image)],
-                    "rule": rules[category],
-                },
+        with item():
+            category = text_of(question.record, "category", question.where)
+            image = image_path(Path(root, IMAGES), question.image, question.where)
+            for key, table, what in (
+                (question.image, contexts, "context"),
+                (question.id, references, "reference answer"),
+                (category, rules, "instruction"),
+            ):
+                if key not in table:
+                    fail(question.where, f"no {what} for {key!r}")
+            examples.append(
+                make_example(
+                    question.id,
+                    question.text,
+                    image,
+                    question.where,
+                    references=(references[question.id],),
+                    metadata={
+                        "task": "llava_bench",
+                        "image": question.image,
+                        "category": category,
+                        "question": question.text,
+                        "context": contexts[str(question.image)],
+                        "rule": rules[category],
+                    },
+                )
             )
-        )
     return examples
 
 
 def _read_texts(path: Path, key: str, text: str) -> dict[str, str]:
     found = {}
     for where, line in read_lines(path):
-        record = parse_json(line, where)
-        if not isinstance(record, dict):
-            fail(where, f"expected an object, got {type(record).__name__}")
-        if isinstance(record.get(text), list):
-            value = "\n".join(texts_of(record, text, where))
-        else:
-            value = text_of(record, text, where)
-        found[identity_of(record, key, where)] = value
+        with item():
+            record = parse_json(line, where)
+            if not isinstance(record, dict):
+                fail(where, f"expected an object, got {type(record).__name__}")
+            if isinstance(record.get(text), list):
+                value = "\n".join(texts_of(record, text, where))
+            else:
+                value = text_of(record, text, where)
+            found[identity_of(record, key, where)] = value
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from polyptych.data.records import check_example, parse_json, read_lines
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.task import GenerationSettings
 from polyptych.schema import Block, Example, ImageBlock, ImageRef, Message, TextBlock
 
@@ -59,12 +60,13 @@ def read_questions(
     questions: list[Question] = []
     first: dict[str, str] = {}
     for where, line in read_lines(path):
-        record = parse_json(line, where)
-        question = _question(record, key, where)
-        earlier = first.setdefault(question.id, where)
-        if unique and earlier != where:
-            fail(where, f"{key} {question.id!r} occurs before, in {earlier}")
-        questions.append(question)
+        with item():
+            record = parse_json(line, where)
+            question = _question(record, key, where)
+            earlier = first.setdefault(question.id, where)
+            if unique and earlier != where:
+                fail(where, f"{key} {question.id!r} occurs before, in {earlier}")
+            questions.append(question)
     if not questions:
         raise PolyptychError(f"{path}: no questions in it")
     return questions

@@ -105,7 +105,7 @@ def read_mantis(root: str | Path) -> list[Example]:
         PolyptychError: For a missing file or a bad row.
     """
     rows = read_parquet(parquet_parts(Path(root, "mantis_eval"), "test"), _COLUMNS)
-    return unique_examples(((where, _example(row, where)) for where, row in rows), "id")
+    return unique_examples(rows, _example, "id")
 
 
 def _example(row: Mapping[str, Any], where: str) -> Example:

@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.judge import Judging
 from polyptych.evaluation.scorers import Measurement, mean_of
 from polyptych.evaluation.scoring.keywords import (
@@ -90,17 +91,20 @@ def read_mementos(root: str | Path) -> list[Example]:
     for domain in DOMAINS:
         path = first_existing(root, f"{domain}_description.csv")
         for where, name, description in _rows(path) if path else ():
-            identity = f"{domain}/{name}"
-            if identity in examples:
-                fail(where, f"image {name!r} occurs twice")
-            examples[identity] = make_example(
-                identity,
-                REQUEST,
-                str(_image(root, domain, name)),
-                where,
-                references=(description,),
-                metadata={"task": "mementos", "image": identity, "category": domain},
-            )
+            with item():
+                identity = f"{domain}/{name}"
+                if not name or not description:
+                    fail(where, "no name of an image, or no description")
+                if identity in examples:
+                    fail(where, f"image {name!r} occurs twice")
+                examples[identity] = make_example(
+                    identity,
+                    REQUEST,
+                    str(_image(root, domain, name)),
+                    where,
+                    references=(description,),
+                    metadata={"task": "mementos", "image": identity, "category": domain},
+                )
     if not examples:
         names = ", ".join(f"{domain}_description.csv" for domain in DOMAINS)
         raise PolyptychError(f"{root}: none of {names}")
@@ -122,9 +126,6 @@ def _rows(path: Path) -> list[tuple[str, str, str]]:
     image, description = columns
     if image is None or description is None:
         fail(str(path), f"columns are {', '.join(known)}; an image and a description are needed")
-    for where, row in rows:
-        if not row[image] or not row[description]:
-            fail(where, f"empty {image!r} or {description!r}")
     return [(where, row[image], row[description]) for where, row in rows]
 
 

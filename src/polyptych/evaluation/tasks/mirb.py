@@ -19,6 +19,7 @@ from typing import Any
 
 from polyptych.data.records import IMAGE_TOKEN, read_json
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scorers import Measurement, mean_of
 from polyptych.evaluation.scoring.groups import by_group, mean_over_groups
 from polyptych.evaluation.scoring.short_answer import (
@@ -116,10 +117,10 @@ def read_mirb(root: str | Path) -> list[Example]:
         path = Path(root, f"{name}.json")
         if path.is_file():
             records = objects_in(read_json(path), None, str(path))
-            examples += [
-                _example(name, number, record, Path(root), f"{path} record {number}")
-                for number, record in enumerate(records)
-            ]
+            for number, record in enumerate(records):
+                with item():
+                    where = f"{path} record {number}"
+                    examples.append(_example(name, number, record, Path(root), where))
     if not examples:
         raise PolyptychError(f"{root}: none of MIRB's files there, such as count.json")
     return examples

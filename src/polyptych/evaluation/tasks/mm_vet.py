@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from polyptych.data.records import read_json
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.judge import Judging
 from polyptych.evaluation.scorers import Measurement, mean_of
 from polyptych.evaluation.task import GenerationSettings, Task
@@ -89,7 +90,11 @@ def read_mm_vet(root: str | Path) -> list[Example]:
     truths = read_json(path)
     if not isinstance(truths, dict) or not truths:
         fail(str(path), "expected an object with an object per question")
-    return [_example(truths, key, path, Path(root, IMAGES)) for key in _order(root, truths)]
+    examples = []
+    for key in _order(root, truths):
+        with item():
+            examples.append(_example(truths, key, path, Path(root, IMAGES)))
+    return examples
 
 
 def _order(root: str | Path, truths: dict[str, Any]) -> list[str]:
@@ -98,10 +103,11 @@ def _order(root: str | Path, truths: dict[str, Any]) -> list[str]:
         return list(truths)
     keys = []
     for question in read_questions(questions):
-        key = question.id if question.id.startswith(_PREFIX) else _PREFIX + question.id
-        if key not in truths:
-            fail(question.where, f"{key!r} has no true answer in {TRUTHS}")
-        keys.append(key)
+        with item():
+            key = question.id if question.id.startswith(_PREFIX) else _PREFIX + question.id
+            if key not in truths:
+                fail(question.where, f"{key!r} has no true answer in {TRUTHS}")
+            keys.append(key)
     return keys
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scorers import Scorer
 from polyptych.evaluation.scoring.choice import LETTERS, choice_scorer, circular_scorer
 from polyptych.evaluation.task import Task
@@ -75,10 +76,11 @@ def read_mmbench(name: Name, root: str | Path, *, circular: bool = False) -> lis
     path = required_file(root, FILES[name])
     examples: dict[str, Example] = {}
     for where, row in _rows(path):
-        for example in _rotations(name, row, where, circular):
-            if example.id in examples:
-                fail(where, f"index {example.id!r} occurs twice")
-            examples[example.id] = example
+        with item():
+            for example in _rotations(name, row, where, circular):
+                if example.id in examples:
+                    fail(where, f"index {example.id!r} occurs twice")
+                examples[example.id] = example
     if not examples:
         fail(str(path), "no questions in it")
     return list(examples.values())
@@ -99,13 +101,12 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     csv.field_size_limit(sys.maxsize)  # images are longer than the csv module's default
     with open(path, encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file, delimiter="\t"), start=1):
-            where = f"{path} row {number} (index {row.get('index')!r})"
-            if None in row or None in row.values():
-                fail(where, "the row has another number of columns than the head")
-            yield where, row
+            yield f"{path} row {number} (index {row.get('index')!r})", row
 
 
 def _rotations(name: Name, row: Mapping[str, str], where: str, circular: bool) -> Iterator[Example]:
+    if None in row or None in row.values():
+        fail(where, "the row has another number of columns than the head")
     choices = _choices(row)
     if len(choices) < 2:
         fail(where, f"{len(choices)} option(s), at least 2 are needed")

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scoring.yes_no import mme_scorer
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks.llava_files import (
@@ -74,23 +76,35 @@ def read_mme(root: str | Path) -> list[Example]:
     seen: Counter[str] = Counter()
     examples = []
     for question in read_questions(required_file(root, "llava_mme.jsonl"), unique=False):
-        image = question.image or fail(question.where, "no 'image'")
-        category, _, name = image.partition("/")
-        if category not in (*PERCEPTION, *COGNITION) or not name:
-            fail(question.where, f"image {image!r} is in no folder of an MME sub-task")
-        if image not in truths:
-            truths[image] = _read_truths(Path(root, IMAGES, category), name, question.where)
-        seen[image] += 1
-        example = make_example(
-            f"{image}#{seen[image]}",
-            question.text,
-            str(_picture(Path(root, IMAGES, category), Path(name).name)),
-            question.where,
-            references=(_truth(question, truths[image]),),
-            metadata={"task": "mme", "category": category, "pair": image},
-        )
-        examples.append(example)
-    return examples
+        with item():
+            image = question.image or fail(question.where, "no 'image'")
+            category, _, name = image.partition("/")
+            if category not in (*PERCEPTION, *COGNITION) or not name:
+                fail(question.where, f"image {image!r} is in no folder of an MME sub-task")
+            if image not in truths:
+                truths[image] = _read_truths(Path(root, IMAGES, category), name, question.where)
+            seen[image] += 1
+            example = make_example(
+                f"{image}#{seen[image]}",
+                question.text,
+                str(_picture(Path(root, IMAGES, category), Path(name).name)),
+                question.where,
+                references=(_truth(question, truths[image]),),
+                metadata={"task": "mme", "category": category, "pair": image},
+            )
+            examples.append(example)
+    return list(_in_pairs(examples))
+
+
+def _in_pairs(examples: Sequence[Example]) -> Iterator[Example]:
+    """Those whose image has both questions: accuracy+ is over pairs."""
+    counts = Counter(example.metadata["pair"] for example in examples)
+    for example in examples:
+        with item():
+            count = counts[example.metadata["pair"]]
+            if count != 2:
+                fail(f"MME question {example.id!r}", f"its image has {count} question(s), not 2")
+            yield example
 
 
 def _picture(folder: Path, name: str) -> Path:

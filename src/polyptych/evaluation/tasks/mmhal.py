@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from polyptych.data.records import read_json
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.judge import Judging
 from polyptych.evaluation.scorers import Measurement, mean_of
 from polyptych.evaluation.task import GenerationSettings, Task
@@ -87,25 +88,26 @@ def read_mmhal(root: str | Path) -> list[Example]:
     path = required_file(root, QUESTIONS)
     examples = []
     for number, record in enumerate(objects_in(read_json(path), None, str(path))):
-        where = f"{path} record {number}"
-        image = PurePosixPath(text_of(record, "image_src", where)).name
-        question = text_of(record, "question", where)
-        examples.append(
-            make_example(
-                str(number),
-                question,
-                str(Path(root, IMAGES, image)),
-                where,
-                references=(text_of(record, "gt_answer", where),),
-                metadata={
-                    "task": "mmhal",
-                    "image": image,
-                    "category": text_of(record, "question_type", where),
-                    "question": question,
-                    "content": texts_of(record, "image_content", where),
-                },
+        with item():
+            where = f"{path} record {number}"
+            image = PurePosixPath(text_of(record, "image_src", where)).name
+            question = text_of(record, "question", where)
+            examples.append(
+                make_example(
+                    str(number),
+                    question,
+                    str(Path(root, IMAGES, image)),
+                    where,
+                    references=(text_of(record, "gt_answer", where),),
+                    metadata={
+                        "task": "mmhal",
+                        "image": image,
+                        "category": text_of(record, "question_type", where),
+                        "question": question,
+                        "content": texts_of(record, "image_content", where),
+                    },
+                )
             )
-        )
     return examples
 
 

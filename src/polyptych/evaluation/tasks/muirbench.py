@@ -44,7 +44,7 @@ def read_muirbench(root: str | Path) -> list[Example]:
         PolyptychError: For a missing file or a bad row.
     """
     rows = read_parquet(parquet_parts(Path(root, "data"), "test"), _COLUMNS)
-    return unique_examples(((where, _example(row, where)) for where, row in rows), "idx")
+    return unique_examples(rows, _example, "idx")
 
 
 def _example(row: Mapping[str, Any], where: str) -> Example:

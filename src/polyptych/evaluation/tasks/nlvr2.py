@@ -39,7 +39,8 @@ def read_nlvr2(root: str | Path) -> list[Example]:
     path = required_file(root, f"data/{QUESTIONS}", QUESTIONS)
     images = next((d for d in _image_folders(root) if d.is_dir()), _image_folders(root)[0])
     examples = unique_examples(
-        ((w, _example(parse_json(line, w), images, w)) for w, line in read_lines(path)),
+        read_lines(path),
+        lambda line, where: _example(parse_json(line, where), images, where),
         "identifier",
     )
     if not examples:

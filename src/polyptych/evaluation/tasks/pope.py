@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scoring.yes_no import FLAVORS, pope_scorer
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks.llava_files import (
@@ -55,16 +56,17 @@ def read_pope(root: str | Path) -> list[Example]:
 def _read_category(path: Path, category: str, images: Path) -> list[Example]:
     examples = []
     for question in read_questions(path):
-        label = question.record.get("label")
-        if label not in ("yes", "no"):
-            fail(question.where, f"'label' must be yes or no, got {label!r}")
-        example = make_example(
-            f"{category}-{question.id}",
-            question.text + SHORT_ANSWER,
-            image_path(images, question.image, question.where),
-            question.where,
-            references=(label,),
-            metadata={"task": "pope", "category": category, "image": question.image},
-        )
-        examples.append(example)
+        with item():
+            label = question.record.get("label")
+            if label not in ("yes", "no"):
+                fail(question.where, f"'label' must be yes or no, got {label!r}")
+            example = make_example(
+                f"{category}-{question.id}",
+                question.text + SHORT_ANSWER,
+                image_path(images, question.image, question.where),
+                question.where,
+                references=(label,),
+                metadata={"task": "pope", "category": category, "image": question.image},
+            )
+            examples.append(example)
     return examples

@@ -18,16 +18,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from polyptych.data.records import parse_json, read_json, read_lines
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scoring.boxes import box_scorer
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks.llava_files import (
     SHORT_SETTINGS,
+    Question,
     fail,
     identity_of,
     image_path,
@@ -62,6 +65,11 @@ REQUEST = "Please provide the bounding box coordinate of the region this sentenc
 Truth = tuple[tuple[float, ...], float, float]
 """Box (x1, y1, x2, y2), width and height of the image, in pixels."""
 
+Row = tuple[str, str, str, Truth]
+"""Id, description, name of the image, and where what is described is."""
+
+_SIDES = ("width", "height")
+
 
 def refcoco_task(name: Name, root: str | Path) -> Task:
     """One of the three sets: accuracy at an overlap of one half.
@@ -85,70 +93,82 @@ def read_refcoco(name: Name, root: str | Path) -> list[Example]:
     rows = _camml_rows(path, root) if path.name == QUESTIONS[name] else _whole_rows(path)
     seen: Counter[str] = Counter()
     examples = []
-    for where, identity, text, image, (box, width, height) in rows:
-        seen[identity] += 1
-        own = identity if seen[identity] == 1 else f"{identity}#{seen[identity]}"
-        example = make_example(
-            own,
-            text,
-            image_path(Path(root, IMAGES), Path(image).name, where),
-            where,
-            metadata={
-                "task": name,
-                "image": image,
-                "object": identity,
-                "box": _inside(box, width, height, where),
-                "width": width,
-                "height": height,
-            },
-        )
-        examples.append(example)
+    for where, read in rows:
+        with item():
+            identity, text, image, (box, width, height) = read()
+            seen[identity] += 1
+            own = identity if seen[identity] == 1 else f"{identity}#{seen[identity]}"
+            example = make_example(
+                own,
+                text,
+                image_path(Path(root, IMAGES), Path(image).name, where),
+                where,
+                metadata={
+                    "task": name,
+                    "image": image,
+                    "object": identity,
+                    "box": _inside(box, width, height, where),
+                    "width": width,
+                    "height": height,
+                },
+            )
+            examples.append(example)
     if not examples:
         fail(str(path), "no questions in it")
     return examples
 
 
-def _camml_rows(path: Path, root: str | Path) -> Iterator[tuple[str, str, str, str, Truth]]:
+def _camml_rows(path: Path, root: str | Path) -> Iterator[tuple[str, Callable[[], Row]]]:
     boxes_path = required_file(root, "instances.json")
-    truths = _instances(boxes_path)
-    for question in read_questions(path, unique=False, key="obj_id"):
-        if question.id not in truths:
+    content = read_json(boxes_path)
+    images = _by_id(content, "images", boxes_path)
+    annotations = _by_id(content, "annotations", boxes_path)
+
+    def row(question: Question) -> Row:
+        if question.id not in annotations:
             fail(question.where, f"no annotation with this id in {boxes_path}")
         image = question.image or fail(question.where, "no 'image'")
-        yield question.where, question.id, question.text, image, truths[question.id]
+        where = f"{boxes_path} annotation {question.id!r}"
+        truth = _instance(annotations[question.id], images, where)
+        return question.id, question.text, image, truth
+
+    for question in read_questions(path, unique=False, key="obj_id"):
+        yield question.where, partial(row, question)
 
 
-def _instances(path: Path) -> dict[str, Truth]:
-    content = read_json(path)
-    sizes = {
-        identity_of(image, "id", f"{path} image {number}"): (
-            _number(image.get("width"), f"{path} image {number}"),
-            _number(image.get("height"), f"{path} image {number}"),
-        )
-        for number, image in enumerate(objects_in(content, "images", str(path)))
+def _by_id(content: Any, key: str, path: Path) -> dict[str, dict[str, Any]]:
+    return {
+        identity_of(record, "id", f"{path} {key} {number}"): record
+        for number, record in enumerate(objects_in(content, key, str(path)))
     }
-    truths: dict[str, Truth] = {}
-    for number, record in enumerate(objects_in(content, "annotations", str(path))):
-        identity = identity_of(record, "id", f"{path} annotation {number}")
-        where = f"{path} annotation {identity!r}"
-        image = identity_of(record, "image_id", where)
-        if image not in sizes:
-            fail(where, f"its image {image!r} is not in the file")
-        x, y, width, height = _four(record, where)
-        truths[identity] = (x, y, x + width, y + height), *sizes[image]
-    return truths
 
 
-def _whole_rows(path: Path) -> Iterator[tuple[str, str, str, str, Truth]]:
+def _instance(
+    record: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]], where: str
+) -> Truth:
+    image = identity_of(record, "image_id", where)
+    if image not in images:
+        fail(where, f"its image {image!r} is not in the file")
+    image_width, image_height = (
+        _number(images[image].get(side), f"{where}, its image {image!r}") for side in _SIDES
+    )
+    x, y, width, height = _four(record, where)
+    return (x, y, x + width, y + height), image_width, image_height
+
+
+def _whole_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
     for number, (where, line) in enumerate(read_lines(path)):
-        record = parse_json(line, where)
-        if not isinstance(record, dict):
-            fail(where, f"expected an object, got {type(record).__name__}")
-        identity = str(record.get("id", number))
-        width, height = (_number(record.get(key), where) for key in ("width", "height"))
-        text = REQUEST.format(text_of(record, "sent", where))
-        image = text_of(record, "image", where)
-        yield where, identity, text, image, (_four(record, where), width, height)
+        yield where, partial(_whole_row, number, where, line)
+
+
+def _whole_row(number: int, where: str, line: bytes) -> Row:
+    record = parse_json(line, where)
+    if not isinstance(record, dict):
+        fail(where, f"expected an object, got {type(record).__name__}")
+    identity = str(record.get("id", number))
+    width, height = (_number(record.get(side), where) for side in _SIDES)
+    text = REQUEST.format(text_of(record, "sent", where))
+    return identity, text, text_of(record, "image", where), (_four(record, where), width, height)
 
 
 def _four(record: Mapping[str, Any], where: str) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from polyptych.data.readers.sam import SAM_SETS, read_sam
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.faults import on_error
 from polyptych.evaluation.scorers import caption_scorer
 from polyptych.evaluation.task import GenerationSettings, Task
 from polyptych.schema import Example
@@ -48,7 +49,8 @@ def read_sam_set(name: str, root: str | Path) -> list[Example]:
         PolyptychError: For a bad record, or none.
     """
     examples = [
-        replace(example, metadata={**example.metadata, "task": name}) for example in read_sam(root)
+        replace(example, metadata={**example.metadata, "task": name})
+        for example in read_sam(root, on_error=on_error())
     ]
     if not examples:
         raise PolyptychError(f"{root}: no records in it")

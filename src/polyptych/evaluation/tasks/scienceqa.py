@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from polyptych.data.records import IMAGE_TOKEN, read_json
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scoring.choice import LETTERS, Flavor, choice_scorer
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks.llava_files import (
@@ -68,17 +69,18 @@ def read_scienceqa(form: Form, root: str | Path) -> list[Example]:
         fail(str(problems_path), "expected an object of problems by id")
     examples: dict[str, Example] = {}
     for number, line in enumerate(objects_in(read_json(path), None, str(path))):
-        identity = identity_of(line, "id", f"{path} record {number}")
-        where = f"{path} question {identity!r}"
-        if identity in examples:
-            fail(where, "this question occurs twice")
-        if identity not in problems:
-            fail(where, f"it is not in {problems_path}")
-        if form == "scienceqa_img" and "image" not in line:
-            continue
-        truth = _truth(problems[identity], f"{problems_path} question {identity!r}")
-        subject = str(problems[identity].get("subject", ""))
-        examples[identity] = _example(form, identity, line, truth, subject, Path(root), where)
+        with item():
+            identity = identity_of(line, "id", f"{path} record {number}")
+            where = f"{path} question {identity!r}"
+            if identity in examples:
+                fail(where, "this question occurs twice")
+            if identity not in problems:
+                fail(where, f"it is not in {problems_path}")
+            if form == "scienceqa_img" and "image" not in line:
+                continue
+            truth = _truth(problems[identity], f"{problems_path} question {identity!r}")
+            subject = str(problems[identity].get("subject", ""))
+            examples[identity] = _example(form, identity, line, truth, subject, Path(root), where)
     if not examples:
         fail(str(path), "no questions in it" + (" with an image" if "img" in form else ""))
     return list(examples.values())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from polyptych.data.records import read_json
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scorers import Scorer
 from polyptych.evaluation.scoring.choice import Flavor, choice_scorer
 from polyptych.evaluation.task import Task
@@ -58,24 +59,25 @@ def read_seed(root: str | Path) -> list[Example]:
     names = {str(number): name for name, number in types.items()}
     examples = []
     for question in read_questions(required_file(root, "llava-seed-bench.jsonl")):
-        record = records.get(question.id)
-        if record is None:
-            fail(question.where, f"not in {path}")
-        where = f"{path} question {question.id!r}"
-        example = make_example(
-            question.id,
-            question.text,
-            image_path(root, question.image, question.where),
-            question.where,
-            references=(_answer(record, where),),
-            choices=[text_of(record, key, where) for key in _CHOICES],
-            metadata={
-                "task": "seed",
-                "medium": "video" if record.get("data_type") == "video" else "image",
-                "type": names.get(str(record.get("question_type_id")), "unknown"),
-            },
-        )
-        examples.append(example)
+        with item():
+            record = records.get(question.id)
+            if record is None:
+                fail(question.where, f"not in {path}")
+            where = f"{path} question {question.id!r}"
+            example = make_example(
+                question.id,
+                question.text,
+                image_path(root, question.image, question.where),
+                question.where,
+                references=(_answer(record, where),),
+                choices=[text_of(record, key, where) for key in _CHOICES],
+                metadata={
+                    "task": "seed",
+                    "medium": "video" if record.get("data_type") == "video" else "image",
+                    "type": names.get(str(record.get("question_type_id")), "unknown"),
+                },
+            )
+            examples.append(example)
     return examples
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from polyptych.data.records import read_json
 from polyptych.errors import PolyptychError
+from polyptych.evaluation.faults import item
 from polyptych.evaluation.scoring.vqa_accuracy import (
     FLAVORS,
     HUMANS,
@@ -131,38 +132,40 @@ def read_vqa(layout: VqaSet, root: str | Path) -> list[Example]:
     answers = _read_answers(layout, answers_path) if answers_path else None
     examples: dict[str, Example] = {}
     for question in read_questions(path, unique=layout.name != "textvqa"):
-        identity = question.id
-        humans: tuple[str, ...] = ()
-        if answers is not None:
-            key = layout.key_of_question(question)
-            if key not in answers:
-                fail(question.where, f"no human answers to it in {answers_path}")
-            own, humans = answers[key]
-            identity = own or question.id
-        if identity in examples:
-            fail(question.where, f"this question occurs twice (as {identity!r})")
-        examples[identity] = make_example(
-            identity,
-            question.text,
-            image_path(Path(root, layout.images), question.image, question.where),
-            question.where,
-            references=humans,
-            metadata={"task": layout.name, "image": question.image},
-        )
+        with item():
+            identity = question.id
+            humans: tuple[str, ...] = ()
+            if answers is not None:
+                key = layout.key_of_question(question)
+                if key not in answers:
+                    fail(question.where, f"no human answers to it in {answers_path}")
+                where = f"{answers_path} question {key!r}"
+                if layout.name != "vizwiz":  # which has no ids of its own
+                    identity = identity_of(answers[key], "question_id", where)
+                humans = _humans(answers[key].get("answers"), where)
+            if identity in examples:
+                fail(question.where, f"this question occurs twice (as {identity!r})")
+            examples[identity] = make_example(
+                identity,
+                question.text,
+                image_path(Path(root, layout.images), question.image, question.where),
+                question.where,
+                references=humans,
+                metadata={"task": layout.name, "image": question.image},
+            )
     return list(examples.values())
 
 
-def _read_answers(layout: VqaSet, path: Path) -> dict[Key, tuple[str | None, tuple[str, ...]]]:
-    """Key of a question to its own id, which VizWiz has none of, and its ten answers."""
-    found: dict[Key, tuple[str | None, tuple[str, ...]]] = {}
+def _read_answers(layout: VqaSet, path: Path) -> dict[Key, Mapping[str, Any]]:
+    """Key of a question to the record of its human answers."""
+    found: dict[Key, Mapping[str, Any]] = {}
     records = objects_in(read_json(path), layout.list_key, str(path))
     for number, record in enumerate(records):
-        key = layout.key_of_answers(record, f"{path} record {number}")
-        where = f"{path} question {key!r}"
-        if key in found:
-            fail(where, "this question occurs twice")
-        identity = identity_of(record, "question_id", where) if layout.name != "vizwiz" else None
-        found[key] = (identity, _humans(record.get("answers"), where))
+        with item():
+            key = layout.key_of_answers(record, f"{path} record {number}")
+            if key in found:
+                fail(f"{path} question {key!r}", "this question occurs twice")
+            found[key] = record
     return found
 
 
