@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch.profiler import ProfilerActivity, profile
 
 from polyptych.files import write_aside
 
@@ -60,6 +62,31 @@ def measure(
         if name in peak:
             results[name]["peak_gib"] = round(peak[name], 2)
     return results
+
+
+def peak_bytes(step: Callable[[], Any]) -> int:
+    """What the allocator hands out in a step, at its peak, less what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def keep_freed_memory() -> None:
+    """Let glibc use freed blocks again, whatever their size.
+
+    Those above 32 MB are otherwise mapped anew each time, and zeroing their pages costs more than
+    what is computed in them.
+    """
+    mmap_max, trim_threshold = -4, -1  # malloc.h
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def machine(device: str, load: list[float]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,10 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 from trl import DPOConfig, DPOTrainer
 
-from measuring import machine, measure, write_json, write_table
+from measuring import machine, measure, peak_bytes, write_json, write_table
 from polyptych.models.llava import PolyptychLlavaConfig, PolyptychLlavaForConditionalGeneration
 from polyptych.schema import IGNORE_INDEX
 from polyptych.testing import tiny_llava_processor
@@ -328,18 +326,6 @@ def check_agreement(variants: dict[str, Any]) -> dict[str, float]:
         if worst[name] > TOLERANCE:
             raise SystemExit(f"{name} and polyptych differ by {worst[name]:.1e}")
     return worst
-
-
-def peak_bytes(step: Callable[[], Any]) -> int:
-    """What the allocator hands out in a step, at its peak, less what it held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -9,6 +9,9 @@
 2. Images: one training step against the number of images of its example. The exponent is that of
    the power law between the two largest numbers: 1 is linear.
 3. Methods: a training step with the method over one without, equal weights otherwise.
+4. Adapters: the same on a base of LLaVA's shape with LoRA, at 4 images of 576 visual tokens, in
+   time and bytes; their modules alone by images; what they add at the shape of a 7B, counted.
+5. On paper: a 7B on 8 and 64 GPUs (``scale.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,9 @@ import torch
 from torch import nn
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from measuring import machine, measure, write_json, write_table
+import adapter_costs
+import scale
+from measuring import keep_freed_memory, machine, measure, write_json, write_table
 from polyptych.data.collation import Collator
 from polyptych.methods.cheetah.model import (
     PolyptychCheetahConfig,
@@ -240,15 +245,42 @@ def by_processes(processes: int, steps: int, width: int) -> dict[str, Any]:
     }
 
 
+def adapters(images: Sequence[int], repeats: int) -> dict[str, Any]:
+    """All that is measured and counted of the adapters."""
+    return {
+        "step": adapter_costs.measured(4, repeats),
+        "alone": adapter_costs.by_images(images, repeats),
+        "7b": adapter_costs.share_of_7b(4),
+    }
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "processes": lambda args: [by_processes(n, args.steps, args.width) for n in (1, 2)],
+    "images": lambda args: cost_of_images(args.images, args.width, args.repeats),
+    "overheads": lambda args: overheads(args.width, 4, args.repeats),
+    "adapters": lambda args: adapters(args.images, args.repeats),
+    "paper": lambda args: asdict(adapter_costs.counted(scale.Load())),
+}
+"""What is measured, by the name that ``--parts`` calls it."""
+
+
 def table(report: dict[str, Any]) -> str:
-    """The report in Markdown."""
-    one, two = report["processes"]
+    """The report in Markdown; only of the parts that it has."""
     said = report["machine"]
     low, high = said["load_average_min_max"]
     lines = [
         f"`{report['command']}`, {said['date']}: {said['cpu']} ({said['cores']} cores), "
-        f"load average {low} to {high}; torch {said['torch']}.",
-        "",
+        f"load average {low} to {high}; torch {said['torch']}."
+    ]
+    for part, section in SECTIONS.items():
+        if part in report:
+            lines += ["", *section(report[part])]
+    return "\n".join(lines)
+
+
+def _process_table(each: Sequence[dict[str, Any]]) -> list[str]:
+    one, two = each
+    lines = [
         f"| {one['steps']} steps | seconds | processor seconds of a process | waiting for data |",
         "| --- | ---: | ---: | ---: |",
     ]
@@ -258,21 +290,53 @@ def table(report: dict[str, Any]) -> str:
             f"| {name} | {row['wall_s']:.1f} | {row['cpu_s']:.1f} | {row['waiting_for_data']:.1%} |"
         )
     cells = [one[clock] / (2 * two[clock]) for clock in ("wall_s", "cpu_s")]
-    lines.append(f"| efficiency | {cells[0]:.0%} | {cells[1]:.0%} | |")
-    counts = sorted({row["images"] for row in report["images"]})
-    lines += ["", f"| ms by images | {' | '.join(map(str, counts))} | exponent |"]
+    return [*lines, f"| efficiency | {cells[0]:.0%} | {cells[1]:.0%} | |"]
+
+
+def _image_table(rows: Sequence[dict[str, Any]], what: str = "ms by images") -> list[str]:
+    counts = sorted({row["images"] for row in rows})
+    lines = [f"| {what} | {' | '.join(map(str, counts))} | exponent |"]
     lines.append("| --- " + "| ---: " * (len(counts) + 1) + "|")
-    for name in dict.fromkeys(row["variant"] for row in report["images"]):
-        times = [f"{r['cpu_ms']:.0f}" for r in report["images"] if r["variant"] == name]
-        power = exponent(report["images"], name)
-        lines.append(f"| {name} | {' | '.join(times)} | {power:.2f} |")
-    lines += ["", "| method, 4 images | without | with | more |", "| --- | ---: | ---: | ---: |"]
-    for row in report["overheads"]:
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        times = [f"{r['cpu_ms']:.0f}" for r in rows if r["variant"] == name]
+        lines.append(f"| {name} | {' | '.join(times)} | {exponent(rows, name):.2f} |")
+    return lines
+
+
+def _overhead_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = ["| method, 4 images | without | with | more |", "| --- | ---: | ---: | ---: |"]
+    for row in rows:
         more = row["with"] / row["without"] - 1
         lines.append(
             f"| {row['method']} | {row['without']:.0f} ms | {row['with']:.0f} ms | {more:+.1%} |"
         )
-    return "\n".join(lines)
+    return lines
+
+
+def _adapter_table(found: dict[str, Any]) -> list[str]:
+    without, both = found["step"]
+    what = f"a step, {both['images']} × 576 visual tokens"
+    lines = [f"| {what} | LoRA alone | with SAM and VPG-C | more |", "| --- | ---: | ---: | ---: |"]
+    for name, field in (("processor ms", "cpu_ms"), ("MiB at its peak", "mib")):
+        more = both[field] / without[field] - 1
+        lines.append(f"| {name} | {without[field]:.0f} | {both[field]:.0f} | {more:+.1%} |")
+    share = found["7b"]
+    lines.append(f"| FLOPs at 7B, counted | | | {share['flops']:+.2%} |")
+    lines.append(f"| bytes at 7B, on paper | | | {share['bytes']:+.1%} |")
+    lines.append(f"| the same, layers computed twice | | | {share['bytes_checkpointing']:+.1%} |")
+    lines += ["", *_image_table(found["alone"], "the module alone, ms by images"), ""]
+    kept = [{**row, "cpu_ms": row["kept_mib"]} for row in found["alone"]]
+    return lines + _image_table(kept, "MiB kept for the backward pass, by images")
+
+
+SECTIONS: dict[str, Callable[[Any], list[str]]] = {
+    "processes": _process_table,
+    "images": _image_table,
+    "overheads": _overhead_table,
+    "adapters": _adapter_table,
+    "paper": lambda found: scale.table(scale.Adapters(**found)),
+}
+"""A part's table."""
 
 
 def main() -> None:
@@ -283,6 +347,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--steps", type=int, default=12, help="that are timed, of 8 examples")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--json", type=Path, help="write all results here")
     parser.add_argument("--docs", type=Path, help="rewrite the table of this document")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
@@ -290,13 +355,12 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.worker:
         return work(args.worker, args.steps, args.width)
+    keep_freed_memory()
     load = [os.getloadavg()[0]]
     report: dict[str, Any] = {
         "command": " ".join(["python benchmarks/training.py", *sys.argv[1:]]),
         "settings": {"width": args.width, "image": SIDE, "patch": PATCH, "queries": QUERIES},
-        "processes": [by_processes(number, args.steps, args.width) for number in (1, 2)],
-        "images": cost_of_images(args.images, args.width, args.repeats),
-        "overheads": overheads(args.width, 4, args.repeats),
+        **{part: PARTS[part](args) for part in args.parts},
     }
     report["machine"] = machine("cpu", [*load, os.getloadavg()[0]])
     text = table(report)
