@@ -11,7 +11,6 @@ import pytest
 
 from polyptych.data.images import image_hash
 from polyptych.data.records import read_records
-from polyptych.errors import PolyptychError
 from polyptych.evaluation.scoring.chair import chair
 from polyptych.methods.sima.truth import description_truth
 from polyptych.reproduce.sima import GRID, grid, main, runs
@@ -192,8 +191,3 @@ def test_the_published_study_says_what_it_does():
     assert len({run.name for run in every}) == len(every)
     quick = settings.quick()
     assert quick.more_rounds == () and len(quick.seeds) == len(quick.learning_rates) == 1
-
-
-def test_real_data_are_refused(tmp_path):
-    with pytest.raises(PolyptychError, match="drawn pictures only"):
-        main(tmp_path, real=tmp_path)

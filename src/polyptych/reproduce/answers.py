@@ -14,6 +14,7 @@ from polyptych.data.collation import Collator
 from polyptych.data.records import read_records
 from polyptych.evaluation.scorers import Scorer, estimate, measure
 from polyptych.models.processor import PolyptychProcessor
+from polyptych.reproduce.ranking import prefer
 from polyptych.reproduce.workshop import ANSWER_TOKENS, GroupBy, Run, Workshop
 from polyptych.schema import Example, Prediction
 from polyptych.vision.feature_cache import FeatureCache, encoder_fingerprint
@@ -55,6 +56,12 @@ def answer_all(
     own = hasattr(processor, "collate")
     features = None if own else feature_cache(shop, model, processor)
     record, items = {}, {}
+
+    def respond(task: str, examples: Sequence[Example]) -> list[Prediction]:
+        if task in shop.ranked:
+            return prefer(model, processor, examples, features)
+        return answer(model, processor, examples, features, shop.answer_tokens)
+
     for task in shop.tasks:
         examples = (
             shop.asked(run, task, split)
@@ -62,13 +69,13 @@ def answer_all(
             else list(read_records(shop.data[f"{task}-{split}"]))
         )
         judges = shop.scorers[task]
-        said = answer(model, processor, examples, features, shop.answer_tokens)
+        said = respond(task, examples)
         record[task], items[task] = judge(examples, said, judges, shop.groups(task))
         record[task]["controls"] = {
             name: judge(changed, said, judges, {})[0]
             for name, change in shop.controls(task).items()
             for changed in [change(examples)]
-            for said in [answer(model, processor, changed, features, shop.answer_tokens)]
+            for said in [respond(task, changed)]
         }
     return record, items
 

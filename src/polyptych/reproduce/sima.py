@@ -20,7 +20,8 @@ with the scene graph. Stages: draw the sets -> a base per seed -> choose learnin
 validation pictures -> all variants and seeds -> second and third iteration. Every run has a folder,
 resumes where it was killed, and is appended to the results file when it ends.
 
-Command: ``polyptych reproduce sima --out DIR [--quick]``.
+Command: ``polyptych reproduce sima --out DIR [--quick]``, and then, with ``--real DATA_DIR``, the
+questions of :mod:`polyptych.reproduce.sima_real` with the rates chosen before.
 """
 
 from __future__ import annotations
@@ -29,13 +30,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from polyptych.errors import PolyptychError
-from polyptych.models.checkpoint import load_model
 from polyptych.reproduce.answers import cache_features
 from polyptych.reproduce.runs import best_rates, execute_all, in_parallel
+from polyptych.reproduce.sima_real import REAL_SETTINGS, CocoWorkshop
 from polyptych.reproduce.sima_study import (
     REPEATED,
-    VARIANTS,
     Rounds,
     SimaSettings,
     SimaWorkshop,
@@ -64,28 +63,37 @@ def main(
         results: Results file; default ``out/sima.json``.
         workers: Runs at the same time, one thread each.
         settings: Sizes; default: the published study's.
-        real: Not for this study.
-
-    Raises:
-        PolyptychError: If real data are named.
+        real: Folder with the folders ``chair``, ``valse`` and ``coco_cc``: the study over these.
     """
-    if real is not None:
-        raise PolyptychError(f"{real}: the study of SIMA has drawn pictures only")
-    settings = settings or SimaSettings()
+    default = SimaSettings() if real is None else REAL_SETTINGS
+    settings = settings or default
     if quick:
         settings = settings.quick()
-    shop = SimaWorkshop(Path(out), settings, ENCODER)
-    return run_study(shop, Path(results or shop.root / "sima.json"), workers)
+    drawn = SimaWorkshop(Path(out), settings, ENCODER)
+    results = Path(results or drawn.root / "sima.json")
+    if real is None:
+        return run_study(drawn, results, workers)
+    shop = CocoWorkshop(drawn.root / "real", settings, ENCODER, Path(real))
+    rates = best_rates(drawn, results)
+    return run_study(shop, shop.root / "sima_real.json", workers, rates)
 
 
-def run_study(shop: SimaWorkshop, results: Path, workers: int) -> Path:
-    """All stages, skipping what is done."""
+def run_study(
+    shop: SimaWorkshop,
+    results: Path,
+    workers: int,
+    chosen: Mapping[str, float] | None = None,
+) -> Path:
+    """All stages, skipping what is done.
+
+    ``chosen`` gives each learning rate of :data:`GRID`; without them the grid is run.
+    """
     settings = shop.settings
     # Drawn and encoded once, before several processes ask for it.
-    cache_features(shop, *load_model(settings.start), shop.data.values())
-    list(in_parallel(SimaWorkshop.train_base, [(shop, s) for s in settings.seeds], workers))
-    rates = dict.fromkeys(GRID, settings.learning_rates[0])
-    if len(settings.learning_rates) > 1:
+    cache_features(shop, *shop.fresh(settings.seeds[0]), shop.data.values())
+    list(in_parallel(type(shop).train_base, [(shop, s) for s in settings.seeds], workers))
+    rates = dict.fromkeys(GRID, settings.learning_rates[0]) | dict(chosen or {})
+    if not chosen and len(settings.learning_rates) > 1:
         execute_all(shop, grid(settings), results, workers)
         rates |= best_rates(shop, results)
     execute_all(shop, runs(settings, rates, settings.rounds), results, workers)
@@ -111,14 +119,14 @@ def runs(
     settings: SimaSettings,
     rates: Mapping[str, float],
     rounds: Rounds,
-    variants: tuple[str, ...] = VARIANTS,
+    variants: tuple[str, ...] | None = None,
     purpose: Purpose = "main",
 ) -> list[Run]:
-    """Those of the variants that the settings have, with every seed."""
+    """Those of the variants that the settings have (None: all of these), with every seed."""
     chosen = {"base": 0.0, "sft": rates["sft"]}
     return [
         Run(variant, seed, chosen.get(variant, rates["sima"]), 0, rounds, purpose)
         for seed in settings.seeds
-        for variant in variants
+        for variant in (settings.variants if variants is None else variants)
         if variant in settings.variants
     ]

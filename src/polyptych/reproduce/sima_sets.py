@@ -7,14 +7,20 @@ so itself, and then there is something to improve.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from polyptych.evaluation.scoring.chair import ObjectFinder, storybook_words
+from polyptych.evaluation.scorers import Measurement, Scorer
+from polyptych.evaluation.scoring.chair import (
+    ObjectFinder,
+    ObjectWords,
+    chair_scorer,
+    storybook_words,
+)
 from polyptych.evaluation.tasks.pope_building import CATEGORIES, Category, build_questions
 from polyptych.methods.sima.practice import critic_examples, spoil
 from polyptych.methods.sima.prompts import BRIEF, CriticFormat
-from polyptych.schema import Example, ImageBlock, Message, TextBlock
+from polyptych.schema import Example, ImageBlock, Message, Prediction, TextBlock
 from polyptych.storybook.generation import make_examples, to_example
 from polyptych.storybook.vocabulary import Split
 
@@ -43,13 +49,24 @@ def objects_of(example: Example) -> list[str]:
     return sorted({mention.name for mention in FINDER.find(example.references[0])[1]})
 
 
-def with_mistakes(examples: Iterator[Example], share: float, most: int) -> Iterator[Example]:
+Spoil = Callable[[random.Random, Example, int], str]
+"""Tells an example's answer with so many mistakes."""
+
+
+def spoiled(rng: random.Random, example: Example, mistakes: int) -> str:
+    """A drawn picture's description with wrong words."""
+    assert example.target is not None
+    return spoil(rng, example.target, mistakes)
+
+
+def with_mistakes(
+    examples: Iterable[Example], share: float, most: int, tell: Spoil = spoiled
+) -> Iterator[Example]:
     """Examples of which a share, by chance, is answered with 1 to ``most`` wrong words."""
     for example in examples:
         rng = random.Random(f"mistakes/{example.id}")
-        assert example.target is not None
         if rng.random() < share:
-            wrong = spoil(rng, example.target, rng.randint(1, most))
+            wrong = tell(rng, example, rng.randint(1, most))
             answer = Message("assistant", (TextBlock(wrong),))
             example = replace(example, messages=(*example.prompt, answer))
         yield example
@@ -90,3 +107,16 @@ def comparisons(
         yield from critic_examples(
             count=count // len(FORMS), split=split, seed=seed + place, form=form, things=things
         )
+
+
+def corpus_chair(words: ObjectWords) -> Scorer:
+    """CHAIR's numbers; those that are ratios of sums have no item values to be averaged."""
+    judge, sums = chair_scorer(words, "fixed"), ("chair_i", "recall")
+
+    def score(examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Measurement]:
+        return [
+            replace(m, per_item=m.per_item and not m.name.startswith(sums))
+            for m in judge(examples, predictions)
+        ]
+
+    return score

@@ -14,29 +14,25 @@ from transformers import PreTrainedModel
 
 from polyptych.data.records import read_json, read_records, write_records
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.scorers import (
-    Measurement,
-    Scorer,
-    caption_scorer,
-    item_scorer,
-)
-from polyptych.evaluation.scoring.chair import chair_scorer, storybook_words
+from polyptych.evaluation.scorers import Scorer, caption_scorer, item_scorer
+from polyptych.evaluation.scoring.chair import storybook_words
 from polyptych.evaluation.scoring.yes_no import pope_scorer
 from polyptych.methods.sima.improvement import CriticSettings, ImprovementSettings, improve
 from polyptych.methods.sima.pairs import SUMMARY_FILE
-from polyptych.methods.sima.records import as_prompts
+from polyptych.methods.sima.records import Prompt, as_prompts
 from polyptych.methods.sima.responses import SamplingSettings
 from polyptych.methods.sima.truth import description_truth
 from polyptych.models.checkpoint import load_model
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.reproduce.sima_sets import (
     comparisons,
+    corpus_chair,
     descriptions,
     existence_questions,
     with_mistakes,
 )
 from polyptych.reproduce.workshop import GroupBy, Run, Workshop
-from polyptych.schema import Example, Prediction
+from polyptych.schema import Example
 from polyptych.storybook.vocabulary import Split
 from polyptych.training.preference_settings import PreferenceSettings
 from polyptych.training.recipe import (
@@ -48,9 +44,12 @@ from polyptych.training.recipe import (
 )
 from polyptych.training.supervised import train
 
+VERDICT_TOKENS = 8
+"""Longest verdict in words; the bases have practised saying ``1`` or ``2``."""
+
 CRITICS: dict[str, CriticSettings] = {
     "sima": CriticSettings(prompt="brief"),
-    "words": CriticSettings(prompt="brief", judge="words"),
+    "words": CriticSettings(prompt="brief", judge="words", max_new_tokens=VERDICT_TOKENS),
     "one_order": CriticSettings(prompt="brief", both_orders=False),
     "no_metrics": CriticSettings(prompt="brief", metrics=False),
     "no_truth": CriticSettings(prompt="brief", ground_truth=False),
@@ -198,7 +197,7 @@ class SimaWorkshop(Workshop):
         """CHAIR, coverage, truth and CIDEr; POPE."""
         return {
             "description": (
-                _corpus_chair,
+                corpus_chair(storybook_words()),
                 item_scorer("truth[storybook]", description_truth),
                 caption_scorer("cider"),
             ),
@@ -232,13 +231,17 @@ class SimaWorkshop(Workshop):
         """The trained base of a seed."""
         return self.root / "bases" / f"seed{seed}" / "final"
 
+    def fresh(self, seed: int) -> tuple[PreTrainedModel, PolyptychProcessor]:
+        """A base before its first step."""
+        return load_model(self.settings.start)
+
     def train_base(self, seed: int) -> None:
         """A base that describes, with mistakes, answers questions, and has practised judging."""
         if self.base(seed).exists():
             return
         torch.set_num_threads(1)
         settings = self.settings
-        model, processor = load_model(settings.start)
+        model, processor = self.fresh(seed)
         recipe = self._recipe(
             f"base-seed{seed}",
             self.base_sets,
@@ -267,14 +270,23 @@ class SimaWorkshop(Workshop):
             with sdpa_kernel(SDPBackend.MATH):
                 train(self.recipe(run), out=self.loop(run), model=model, processor=processor)
             return load_model(str(self.loop(run) / "final"))  # adapters merged
-        prompts = list(as_prompts(read_records(self.data["description-train"])))
         try:
-            improve(start, prompts, self.loop(run), settings=self.improvement(run), progress=False)
+            improve(
+                start,
+                self.prompts(),
+                self.loop(run),
+                settings=self.improvement(run),
+                progress=False,
+            )
         except PolyptychError:
             if not self._judged_nothing(run):
                 raise
         models = self._models(run)
         return load_model(str(models[-1]) if models else start)
+
+    def prompts(self) -> list[Prompt]:
+        """What the model improves itself on."""
+        return list(as_prompts(read_records(self.data["description-train"])))
 
     def _models(self, run: Run) -> list[Path]:
         """After each iteration; fewer than asked for where no pair was left."""
@@ -293,17 +305,22 @@ class SimaWorkshop(Workshop):
                 seed=run.seed,
             ),
             critic=replace(critic, seed=run.seed),
-            tuning=PreferenceSettings(
-                lora_rank=settings.lora_rank,
-                lora_alpha=settings.lora_alpha,
-                learning_rate=run.learning_rate,
-                steps=settings.steps,
-                global_batch_size=settings.batch_size,
-                seed=run.seed,
-                save_every=100,
-            ),
+            tuning=self.tuning(run),
             iterations=run.condition.iterations,
             heldout=0.05,
+        )
+
+    def tuning(self, run: Run) -> PreferenceSettings:
+        """How preferences are learned, by every variant that does."""
+        settings = self.settings
+        return PreferenceSettings(
+            lora_rank=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            learning_rate=run.learning_rate,
+            steps=settings.steps,
+            global_batch_size=settings.batch_size,
+            seed=run.seed,
+            save_every=100,
         )
 
     def _judged_nothing(self, run: Run) -> bool:
@@ -314,13 +331,14 @@ class SimaWorkshop(Workshop):
         return any(counts["pairs"] == 0 for counts in self._pair_counts(run))
 
     def _pair_counts(self, run: Run) -> list[dict[str, Any]]:
-        """Of every iteration of the run that has begun to pair."""
-        folders = (
-            self.loop(run) / f"iteration-{number}"
-            for number in range(1, run.condition.iterations + 1)
-        )
-        files = (folder / SUMMARY_FILE for folder in folders)
+        """Of every iteration of the run that has paired."""
+        files = (folder / SUMMARY_FILE for folder in self.iterations(run))
         return [read_json(file) for file in files if file.exists()]
+
+    def iterations(self, run: Run) -> list[Path]:
+        """Folders of the run's iterations."""
+        numbers = range(1, run.condition.iterations + 1)
+        return [self.loop(run) / f"iteration-{number}" for number in numbers]
 
     def measure(
         self, run: Run, model: PreTrainedModel, processor: PolyptychProcessor
@@ -373,12 +391,3 @@ class SimaWorkshop(Workshop):
             save_every=200,
             tensorboard=False,
         )
-
-
-def _corpus_chair(
-    examples: Sequence[Example], predictions: Sequence[Prediction]
-) -> list[Measurement]:
-    """CHAIR's numbers; those that are ratios of sums have no item values to be averaged."""
-    found = chair_scorer(storybook_words(), "fixed")(examples, predictions)
-    sums = ("chair_i", "recall")
-    return [replace(m, per_item=m.per_item and not m.name.startswith(sums)) for m in found]

@@ -22,7 +22,9 @@ WIDTH = 128
 """Of Q-Former and decoder."""
 
 
-def build_processor(encoder: Path, sets: Iterable[Path], tokens: int) -> PolyptychProcessor:
+def build_processor(
+    encoder: Path, sets: Iterable[Path], tokens: int, *, vocab_size: int = 1024
+) -> PolyptychProcessor:
     """A tokenizer trained on the texts of the training sets, and the encoder's image processor."""
     texts = (
         message.text
@@ -32,7 +34,7 @@ def build_processor(encoder: Path, sets: Iterable[Path], tokens: int) -> Polypty
     )
     return PolyptychProcessor(
         BlipImageProcessorPil.from_pretrained(encoder),
-        train_tokenizer(texts, vocab_size=1024),
+        train_tokenizer(texts, vocab_size=vocab_size),
         tokens_per_image=tokens,
         template="qa",
         max_length=256,

@@ -21,6 +21,7 @@ from polyptych.reproduce import (
     camml_study,
     cheetah_study,
     sam_variants,
+    sima_real,
     sima_study,
 )
 from polyptych.reproduce.summary import mean_interval
@@ -115,13 +116,20 @@ def breakdown_table(
     return _markdown([part.removeprefix("by_"), "examples", *variants], rows)
 
 
-def control_table(results: Mapping[str, Any], variants: Variants, task: str, metric: str) -> str:
-    """A task with its own pictures, with pictures of other examples, and with none."""
+def control_table(
+    results: Mapping[str, Any],
+    variants: Variants,
+    task: str,
+    metric: str,
+    *,
+    own: str = "own pictures",
+) -> str:
+    """A task as it is (``own``), and with what its controls make of it."""
     found: dict[str, dict[str, list[float]]] = {}
     for run in results["runs"]:
         if run["purpose"] == "main":
             record = run["tasks"][task]
-            parts = {"own pictures": record, **record["controls"]}
+            parts = {own: record, **record["controls"]}
             for name, values in parts.items():
                 row = found.setdefault(name.replace("_", " "), {})
                 row.setdefault(run["variant"], []).append(values[metric])
@@ -161,6 +169,30 @@ def critic_table(results: Mapping[str, Any], condition: str, variants: Variants)
                 [variant.replace("_", " "), _mean(share), str(compared), f"{pairs} of {prompts}"]
             )
     return _markdown(["critic", "agrees with the truth, %", "comparisons", "pairs"], rows)
+
+
+def critic_forms_table(results: Mapping[str, Any]) -> str:
+    """How often the bases prefer the truer text, by what a critic is told and how it judges."""
+    found: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    columns: dict[str, None] = {}
+    for critic in (c for run in results["runs"] for c in run.get("critics", ())):
+        row = (critic["shown"].replace("_", " "), "yes" if critic["metrics"] else "no")
+        column = f"{critic['judge']}, {critic['orders']}"
+        columns[column] = None
+        if "share" in critic:
+            found.setdefault(row, {}).setdefault(column, []).append(critic)
+    rows = [
+        [
+            *row,
+            *(
+                _mean(mean_interval([c["share"] for c in cells[k]])) if k in cells else "–"
+                for k in columns
+            ),
+            str(max(c["count"] for critics in cells.values() for c in critics)),
+        ]
+        for row, cells in found.items()
+    ]
+    return _markdown(["told in", "metrics", *columns, "pairs"], rows)
 
 
 def cost_table(results: Mapping[str, Any], condition: str, variants: Variants) -> str:
@@ -226,6 +258,7 @@ def all_tables(folder: Path) -> dict[str, str]:
         "camml_real": _camml_real,
         "adapters": _adapters,
         "sima": _sima,
+        "sima_real": _sima_real,
     }
     tables: dict[str, str] = {}
     for name, make in makers.items():
@@ -358,6 +391,31 @@ def _sima(results: Mapping[str, Any]) -> dict[str, str]:
         "sima-critic": critic_table(results, here, variants),
         "sima-iterations": sweep_table(
             results, repeated, "iterations", names, lambda metric: "yes_ratio" not in metric
+        ),
+    }
+
+
+def _sima_real(results: Mapping[str, Any]) -> dict[str, str]:
+    variants = results["settings"]["variants"]
+    here = f"i{results['settings']['rounds']['iterations']}"
+    share = "accuracy[likelihood]"
+    return {
+        "sima-real-critic": critic_forms_table(results),
+        "sima-real-loops": critic_table(results, here, variants),
+        "sima-real-tuning": main_table(
+            {"summary": {here: {"foils": results["summary"][here]["foils"]}}},
+            here,
+            variants,
+            sima_real.ALSO,
+        ),
+        "sima-real-controls": control_table(
+            results, variants, "foils", share, own="the picture's list"
+        ),
+        "sima-real-by_decided": breakdown_table(results, variants, "foils", "by_decided", share),
+        "sima-real-lists": loop_table(results, here, variants, "lists"),
+        "sima-real-photos": loop_table(results, here, variants, "photos"),
+        "sima-real-photo-controls": control_table(
+            results, variants, "photos", "cider[coco]", own="own photo and list"
         ),
     }
 

@@ -78,6 +78,8 @@ class Workshop(ABC):
 
     variants: ClassVar[tuple[str, ...]]
     """What is compared, the baseline first."""
+    ranked: ClassVar[tuple[str, ...]] = ()
+    """Tasks whose answer is the likelier of an example's two choices; all others are written."""
     also: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Variant -> what it is compared with besides the baseline."""
 

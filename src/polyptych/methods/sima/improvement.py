@@ -26,8 +26,15 @@ from polyptych.data.records import read_json
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.answering import Answerer
 from polyptych.evaluation.local_model import LocalModel
+from polyptych.evaluation.task import GenerationSettings
 from polyptych.methods.sima.controls import RandomJudge, TruthJudge
-from polyptych.methods.sima.critic import Judge, LikelihoodJudge, WordsJudge, self_critic
+from polyptych.methods.sima.critic import (
+    WORDS_SETTINGS,
+    Judge,
+    LikelihoodJudge,
+    WordsJudge,
+    self_critic,
+)
 from polyptych.methods.sima.critic_rows import CriticRows, default_format
 from polyptych.methods.sima.pairs import (
     PAIRS_FILE,
@@ -76,6 +83,8 @@ class CriticSettings:
     """Images in front of the prompt's fixed part, as published."""
     batch_size: int = 16
     """Prompts that are judged together; changes no verdict."""
+    max_new_tokens: int = WORDS_SETTINGS.max_new_tokens
+    """Longest verdict in words; of a model in memory never longer than its context."""
     seed: int = 0
     """Of the random control."""
 
@@ -100,10 +109,16 @@ class CriticSettings:
             return TruthJudge()
         rows = CriticRows(self._format(None if external else processor), self.both_orders)
         if external is not None:
-            return WordsJudge(external, rows)
+            return WordsJudge(external, rows, self._decoding(None))
         if self.judge == "words":
-            return WordsJudge(LocalModel(model, processor), rows, processor=processor)
+            decoding = self._decoding(processor.max_length)
+            return WordsJudge(LocalModel(model, processor), rows, decoding, processor)
         return LikelihoodJudge(model, processor, rows)
+
+    def _decoding(self, context: int | None) -> GenerationSettings:
+        """Of verdicts in words, by a critic with so many positions."""
+        longest = self.max_new_tokens if context is None else min(self.max_new_tokens, context)
+        return dataclasses.replace(WORDS_SETTINGS, max_new_tokens=longest)
 
     def _format(self, processor: Any) -> CriticFormat:
         choices: dict[str, Any] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from polyptych.methods.sima.prompts import BRIEF, VERDICTS, CriticFormat
 from polyptych.methods.sima.truth import description_truth
@@ -46,18 +47,39 @@ def critic_examples(
         rng = random.Random(f"comparison/{split}/{seed}/{number}")
         example = to_example(story, size)
         shown = rng.choice(example.references)
-        better, worse = _unequally_true(rng, example)
-        verdict = rng.choice(VERDICTS)
-        first, second = (better, worse) if verdict == VERDICTS[0] else (worse, better)
-        question = [block for message in example.prompt for block in message.content]
-        messages = form.messages(question, shown if form.ground_truth else None, first, second)
-        yield Example(
-            id=f"comparison-{split}-{seed}-{number:06d}",
-            messages=(*messages, Message("assistant", (TextBlock(verdict),))),
-            images=example.images,
-            references=(verdict,),
-            metadata={"task": "comparison", "split": split},
-        )
+        case = practice_case(rng, form, example, shown, *_unequally_true(rng, example))
+        identity = f"comparison-{split}-{seed}-{number:06d}"
+        yield replace(case, id=identity, metadata={"task": "comparison", "split": split})
+
+
+def practice_case(
+    rng: random.Random,
+    form: CriticFormat,
+    asked: Example,
+    ground_truth: str,
+    better: str,
+    worse: str,
+) -> Example:
+    """One comparison with its verdict, in the words of a critic.
+
+    Args:
+        rng: Decides which answer comes first.
+        form: What the critic is told.
+        asked: The question that was answered, with its pictures.
+        ground_truth: Shown where the form says so.
+        better: The truer answer.
+        worse: The other one.
+    """
+    verdict = rng.choice(VERDICTS)
+    first, second = (better, worse) if verdict == VERDICTS[0] else (worse, better)
+    question = [block for message in asked.prompt for block in message.content]
+    messages = form.messages(question, ground_truth if form.ground_truth else None, first, second)
+    return Example(
+        id=asked.id,
+        messages=(*messages, Message("assistant", (TextBlock(verdict),))),
+        images=asked.images,
+        references=(verdict,),
+    )
 
 
 def _unequally_true(rng: random.Random, example: Example) -> tuple[str, str]:
@@ -82,6 +104,11 @@ def spoil(rng: random.Random, text: str, mistakes: int) -> str:
         sort = next(words for words in _SORTS if word in words)
         other = rng.choice([candidate for candidate in sort if candidate != word])
         text = text[: match.start()] + other + text[match.end() :]
+    return with_articles(text)
+
+
+def with_articles(text: str) -> str:
+    """``"a orange"`` -> ``"an orange"``: a wrong article would give an exchanged word away."""
     return re.sub(r"\ban? (?=(\w))", _article, text)
 
 

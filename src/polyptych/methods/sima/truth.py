@@ -114,10 +114,17 @@ def truth_of(responses: Responses) -> list[float] | None:
     return None if None in values else [value for value in values if value is not None]
 
 
-def agreement(verdicts: Iterable[Verdict]) -> dict[str, Any] | None:
+def agreement(
+    verdicts: Iterable[Verdict],
+    truths: Callable[[Responses], list[float] | None] = truth_of,
+) -> dict[str, Any] | None:
     """How often a critic prefers the truer answer, over comparisons of unequally true ones.
 
     A comparison without a winner counts one half.
+
+    Args:
+        verdicts: What the critic said.
+        truths: How true each answer is; None where nobody knows.
 
     Returns:
         ``share``, its ``interval`` (bootstrap over prompts) and ``count``; None where no truth is
@@ -125,7 +132,7 @@ def agreement(verdicts: Iterable[Verdict]) -> dict[str, Any] | None:
     """
     rows, prompts = [], []
     for verdict in verdicts:
-        values = truth_of(verdict.responses)
+        values = truths(verdict.responses)
         for comparison in verdict.comparisons if values is not None else ():
             assert values is not None
             difference = values[comparison.candidate] - values[GREEDY]
