@@ -33,7 +33,10 @@ from polyptych.training.data import TrainingData
 
 TINY = CheetahSettings(
     captions=70,
-    train=8,
+    changes=8,
+    details=8,
+    requestioned=12,
+    recaptioned=6,
     edited=8,
     validation=2,
     test=4,

@@ -21,13 +21,13 @@ def train_backbone(shop: CheetahWorkshop, number: int) -> None:
     """A Q-Former that is enough for captions, and a language model that reads it in all tasks."""
     if shop.base(number).exists():
         return
-    settings, data = shop.settings, shop.data
+    settings = shop.settings
     model, processor = fresh_backbone(shop, number)
     recipe = Recipe(
         name=f"backbone-seed{number}",
         trainable=("language_model",),
         data=DataRecipe(
-            train=tuple(DataSource(path=str(data[name])) for name in shop.base_sets),
+            train=tuple(DataSource(path=str(path)) for path in shop.base_data.values()),
             feature_cache=str(shop.features),
         ),
         optimizer=OptimizerRecipe(

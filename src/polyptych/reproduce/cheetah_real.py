@@ -58,7 +58,10 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 REAL_SETTINGS = replace(
     CheetahSettings(),
     captions=0,  # the sets are as large as they are
-    train=0,
+    changes=0,
+    details=0,
+    requestioned=0,
+    recaptioned=0,
     edited=0,
     validation=0,
     test=0,
@@ -140,6 +143,11 @@ class NlvrWorkshop(CheetahWorkshop):
             if not paths[name].exists():
                 write_records(paths[name], make())
         return paths
+
+    @property
+    def base_data(self) -> dict[str, Path]:
+        """The sets as they are; nothing more can be asked of the boxes than their statements."""
+        return {name: self.data[name] for name in self.drawn_sets}
 
     def pictures(self) -> list[tuple[ImageRef, Any]]:
         """The training boxes."""

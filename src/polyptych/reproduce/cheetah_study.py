@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedModel
 
-from polyptych.data.records import read_records
+from polyptych.data.records import read_records, write_records
 from polyptych.evaluation.scorers import Scorer, caption_scorer, item_scorer
 from polyptych.methods.cheetah.discriminative.detection import Selection
 from polyptych.methods.cheetah.discriminative.running import RECORDS_FILE
@@ -25,13 +25,16 @@ from polyptych.reproduce.answers import cache_features
 from polyptych.reproduce.base import Readout, pictures_of
 from polyptych.reproduce.cheetah_sets import asks_for_named, draw_set, edit_pictures
 from polyptych.reproduce.detail_questions import detail_correct
+from polyptych.reproduce.new_questions import changed_back, recaptioned, requestioned
 from polyptych.reproduce.salience import CaptionReadout
 from polyptych.reproduce.workshop import GroupBy, Run, Workshop
-from polyptych.schema import ImageRef
+from polyptych.schema import Example, ImageRef
 from polyptych.storybook import scoring
 from polyptych.storybook.vocabulary import Split
 from polyptych.training.freezing import select_trainable
 from polyptych.training.recipe import DataRecipe, DataSource, OptimizerRecipe, Recipe
+
+CHANGES = "change_captioning-train"
 
 VARIANTS = ("backbone", "captions", "random", "discriminative")
 
@@ -63,8 +66,14 @@ class CheetahSettings:
 
     captions: int = 6000
     """Training pictures with captions."""
-    train: int = 8000
-    """Training examples of each task, for the backbone's language model only."""
+    changes: int = 20000
+    """Training pairs of pictures with a change, for the backbone only."""
+    details: int = 8000
+    """Training questions about details, for the backbone only."""
+    requestioned: int = 60000
+    """More of these about the pictures that are there."""
+    recaptioned: int = 20000
+    """More captions of the pictures that are there, for the backbone only."""
     edited: int = 4000
     """Pictures to edit for the discriminative data."""
     validation: int = 200
@@ -77,9 +86,9 @@ class CheetahSettings:
     decoder_layers: int = 6
     bases: int = 1
     """Backbones, each trained from another seed; the runs of seed s start from s modulo this."""
-    seeing_steps: int = 3000
+    seeing_steps: int = 4000
     """Steps of 64 pictures that teach the Q-Former what captions say."""
-    base_steps: int = 6000
+    base_steps: int = 8000
     """Steps of the language model on captions and tasks, the Q-Former frozen."""
     base_learning_rate: float = 1e-3
     base_batch: int = 32
@@ -126,10 +135,13 @@ class CheetahWorkshop(Workshop):
     def data(self) -> dict[str, Path]:
         """Drawn sets; those of edited pictures need a backbone, see :meth:`edited`."""
         settings, paths = self.settings, {}
-        counts = {"train": settings.train, "validation": settings.validation, "test": settings.test}
-        wanted: list[tuple[str, Split, int]] = [("captions", "train", settings.captions)]
+        wanted: list[tuple[str, Split, int]] = [
+            ("captions", "train", settings.captions),
+            ("change_captioning", "train", settings.changes),
+            ("detail_questions", "train", settings.details),
+        ]
         for task in self.tasks:
-            wanted += [(task, cast(Split, split), count) for split, count in counts.items()]
+            wanted += [(task, "validation", settings.validation), (task, "test", settings.test)]
         for name, split, count in wanted:
             path = self.root / "data" / f"{name}-{split}" / "records.jsonl"
             paths[f"{name}-{split}"] = path
@@ -139,13 +151,28 @@ class CheetahWorkshop(Workshop):
         return paths
 
     @property
-    def base_sets(self) -> tuple[str, ...]:
-        """What the backbone's language model learns from."""
+    def drawn_sets(self) -> tuple[str, ...]:
+        """Drawn for the backbone."""
         return (self.captioned, *(f"{task}-train" for task in self.tasks))
+
+    @cached_property
+    def base_data(self) -> dict[str, Path]:
+        """What the backbone's language model learns from: what is drawn, and the same anew."""
+        settings, paths = self.settings, {name: self.data[name] for name in self.drawn_sets}
+        makers: dict[str, Callable[[], Iterator[Example]]] = {
+            "recaptioned": lambda: recaptioned(self.pictures(), count=settings.recaptioned),
+            "changed-back": lambda: changed_back(list(read_records(self.data[CHANGES]))),
+            "requestioned": lambda: requestioned(self.pictures(), count=settings.requestioned),
+        }
+        for name, make in makers.items():
+            paths[name] = self.root / "data" / name / RECORDS_FILE
+            if not paths[name].exists():
+                write_records(paths[name], make())
+        return paths
 
     def pictures(self) -> list[tuple[ImageRef, Any]]:
         """What the Q-Former learns to see, with the truth that is asked for."""
-        return pictures_of([e for name in self.base_sets for e in read_records(self.data[name])])
+        return pictures_of([e for name in self.drawn_sets for e in read_records(self.data[name])])
 
     def edit(self, variant: str, number: int) -> Path:
         """Edit pictures for a variant by what a backbone overlooks."""

@@ -29,11 +29,11 @@ QUESTIONS: dict[Question, str] = {
     "kind": "What is the {} thing in picture {}?",
     "act": "What is the person in picture {} doing?",
 }
-_WEIGHTS: dict[Question, float] = {"color": 0.5, "kind": 0.3, "act": 0.2}
-_DECOYS = 0.5
+WEIGHTS: dict[Question, float] = {"color": 0.5, "kind": 0.3, "act": 0.2}
+DECOYS = 0.5
 """How often another picture would give another answer."""
 
-_ALONE = tuple(act for act in ACTS if act != "holding")  # which would need a second thing
+ALONE = tuple(act for act in ACTS if act != "holding")  # which would need a second thing
 
 
 def make_detail_question(
@@ -51,10 +51,10 @@ def make_detail_question(
         pictures: Number of pictures.
         things: Least and greatest number of things in each.
     """
-    question = rng.choices(tuple(_WEIGHTS), tuple(_WEIGHTS.values()))[0]
+    question = rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))[0]
     named = question != "act" and rng.random() < 0.5
     focus = rng.randrange(pictures)
-    decoy = rng.random() < _DECOYS
+    decoy = rng.random() < DECOYS
     spec, other, allow, words, answer = _ASK[question](rng, split)
 
     def draw(number: int) -> Callable[[], Scene | None]:
@@ -110,7 +110,7 @@ def _ask_kind(rng: random.Random, split: Split) -> _Asked:
 
 
 def _ask_act(rng: random.Random, split: Split) -> _Asked:
-    act, other = rng.sample(_ALONE, 2)
+    act, other = rng.sample(ALONE, 2)
     here, there = rng.choice(characters_of(split)), rng.choice(characters_of("train"))
     return ThingSpec(person=here, act=act), ThingSpec(person=there, act=other), None, (), act
 

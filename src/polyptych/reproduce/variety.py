@@ -13,6 +13,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from polyptych.errors import PolyptychError
 from polyptych.schema import Block, Example, ImageBlock, ImageRef, Message, TextBlock
@@ -72,18 +73,39 @@ def _group(
     identity: str, factor: Factor, images: Sequence[ImageRef], rng: random.Random
 ) -> Example:
     """The conversation of :mod:`polyptych.storybook.tasks.group_captioning` over given pictures."""
+    return numbered_pictures(
+        identity,
+        images,
+        rng.choice(QUESTIONS),
+        references_for(factor),
+        rng,
+        {"factor": factor._asdict()},
+    )
+
+
+def numbered_pictures(
+    identity: str,
+    images: Sequence[ImageRef],
+    question: str,
+    references: Sequence[str],
+    rng: random.Random,
+    metadata: Mapping[str, Any],
+) -> Example:
+    """Pictures that are there already, "Picture 1: ... Picture 2: ...", and a question about them.
+
+    One of the references, by chance, becomes the answer.
+    """
     blocks: list[Block] = []
     for number in range(1, len(images) + 1):
         blocks += [TextBlock(f"{' ' if number > 1 else ''}Picture {number}: "), ImageBlock()]
-    blocks.append(TextBlock(f" {rng.choice(QUESTIONS)}"))
-    references = references_for(factor)
+    blocks.append(TextBlock(f" {question}"))
     answer = Message("assistant", (TextBlock(rng.choice(references)),))
     return Example(
         identity,
         (Message("user", tuple(blocks)), answer),
         tuple(images),
-        references,
-        metadata={"factor": factor._asdict()},
+        tuple(references),
+        metadata=dict(metadata),
     )
 
 
