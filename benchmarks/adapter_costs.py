@@ -45,10 +45,11 @@ SIZES = TinySizes(
     vision_width=256,
     vision_layers=4,
     width=512,
-    layers=8,
+    layers=24,
     heads=8,
     positions=8192,
 )
+"""As deep as the smallest bases in use; what the methods add does not grow with the depth."""
 
 
 def learner(methods: Sequence[Method], sizes: TinySizes) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ an answer follow them, so that training and generation read the very same prompt
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -154,13 +155,26 @@ class FamilyProcessor:
         """The family's processor, as any program of transformers reads it."""
         save_processor(self.processor, folder)
 
+    def without_limit(self) -> FamilyProcessor:
+        """The same, for rows of any length."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, max_length=None)
+        return other
+
     # Batches.
 
-    def collate(self, examples: Sequence[Example], *, training: bool) -> dict[str, Tensor]:
+    def collate(
+        self, examples: Sequence[Example], *, training: bool, begun: Sequence[int] = ()
+    ) -> dict[str, Tensor]:
         """A batch with the family's own fields and ``image_counts``, ``last_prompt``, ``shot_*``.
 
         Prompts are padded on the left. In training, answers follow, padded on the right, with
         ``labels`` on them alone.
+
+        Args:
+            examples: One row each.
+            training: Whether answers follow.
+            begun: Ids that every answer begins with, where they do not.
 
         Raises:
             PolyptychError: If places and images of an example differ in number, an answer is
@@ -177,9 +191,11 @@ class FamilyProcessor:
         batch["image_counts"] = torch.tensor([len(example.images) for example in examples])
         batch["last_prompt"] = torch.full((rows,), width - 1)
         if training:
-            self._append(
-                batch, [self._answer(e, p) for e, p in zip(examples, prompts, strict=True)]
-            )
+            answers = [self._answer(e, p) for e, p in zip(examples, prompts, strict=True)]
+            self._append(batch, answers)
+        elif begun:
+            self._append(batch, [begun] * rows)
+            del batch["labels"]
         self._check_lengths(names, batch)
         batch.update(self._shots(examples))
         return batch

@@ -112,6 +112,7 @@ def improve(
 
     A killed run goes on where it stopped.
     """
+    from polyptych.adapters.loading import load_any
     from polyptych.methods.sima import improvement
     from polyptych.methods.sima.report import PAGE_FILE, table_lines
     from polyptych.methods.sima.responses import SamplingSettings
@@ -143,6 +144,7 @@ def improve(
         external=external,
         device=find_device(device),
         say=typer.echo,
+        load=load_any,
     )
     for line in table_lines(report):
         typer.echo(line)
@@ -173,14 +175,14 @@ def respond(
 
     A killed run goes on where it stopped.
     """
+    from polyptych.adapters.loading import load_any
     from polyptych.methods.sima import formats
     from polyptych.methods.sima.responses import SamplingSettings, self_generate
-    from polyptych.models.checkpoint import load_model
 
     settings = SamplingSettings(samples, temperature, top_p, max_new_tokens, seed, batch_size)
     read = _read_prompts(prompts, images, count, seed, out.parent)
     hide_bars()
-    loaded, processor = load_model(model, device=find_device(device))
+    loaded, processor = load_any(model, device=find_device(device))
     made = self_generate(loaded, processor, read, out, settings=settings)
     if released is not None:
         name = str(loaded.config.name_or_path)
@@ -212,10 +214,10 @@ def criticise(
 
     A killed run goes on where it stopped.
     """
+    from polyptych.adapters.loading import load_any
     from polyptych.methods.sima import critic, improvement
     from polyptych.methods.sima.pairs import build_pairs
     from polyptych.methods.sima.records import read_responses
-    from polyptych.models.checkpoint import load_model
 
     external, judge = _external(judge, judge_model)
     settings = improvement.CriticSettings(
@@ -232,7 +234,7 @@ def criticise(
     hide_bars()
     judges_itself = external is None and judge in ("likelihood", "words")
     loaded, processor = (
-        load_model(model, device=find_device(device)) if judges_itself else (None, None)
+        load_any(model, device=find_device(device)) if judges_itself else (None, None)
     )
     verdicts = critic.self_critic(
         settings.make(loaded, processor, external),
@@ -294,6 +296,7 @@ def tune(
 
     A killed run goes on where it stopped.
     """
+    from polyptych.adapters.loading import load_any
     from polyptych.methods.sima.improvement import default_tuning
     from polyptych.recipes import load_preference_settings
     from polyptych.training.preference import tune
@@ -301,7 +304,7 @@ def tune(
     told = default_tuning(model) if recipe is None else load_preference_settings(recipe)
     settings = told.with_overrides(overrides or ())
     hide_bars()
-    adapter = tune(pairs, model, out, settings, resume=resume, progress=True)
+    adapter = tune(pairs, model, out, settings, resume=resume, progress=True, load=load_any)
     typer.echo(f"adapter in {adapter}; a model of it: polyptych merge {adapter} --out MODEL")
 
 

@@ -29,11 +29,18 @@ def merge(
 
     Logits are compared before and after; the folder stays only if they agree.
     """
+    from polyptych.adapters.loading import load_any
     from polyptych.models.merging import TOLERANCES, merge_adapter
 
     check_choice("--precision", precision, TOLERANCES)
     hide_bars()
-    merged = merge_adapter(adapter, out, base=base, precision=precision)  # type: ignore[arg-type]
+    merged = merge_adapter(
+        adapter,
+        out,
+        base=base,
+        precision=precision,  # type: ignore[arg-type]
+        load=load_any,
+    )
     typer.echo(
         f"written to {merged.folder}; its logits are {merged.drift:.1e} off those of base and "
         f"adapter together, {merged.effect:.1e} off those of the base"

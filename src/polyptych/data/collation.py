@@ -53,6 +53,11 @@ class SupportsShots(Protocol):
         """The four fields of what a model has made of these shots."""
 
 
+def makes_own_batches(processor: Any) -> bool:
+    """Whether a processor is that of a family of transformers, whose batches have other fields."""
+    return hasattr(processor, "collate")
+
+
 class Collator:
     """``list[Example] -> Batch``; runs in the data loader's worker processes.
 
@@ -80,12 +85,11 @@ class Collator:
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Make the batch; keys and shapes in :class:`polyptych.schema.Batch`.
 
-        A processor with a ``collate`` of its own makes it: that of a family of transformers, whose
-        batches have other fields.
+        That of a family of transformers makes it by itself, see :func:`makes_own_batches`.
         """
-        collate = getattr(self.processor, "collate", None)
-        if collate is not None:
-            return collate(examples, training=self.training)
+        if makes_own_batches(self.processor):
+            processor: Any = self.processor
+            return processor.collate(examples, training=self.training)
         encoded = [self.processor.encode(e, with_target=self.training) for e in examples]
         batch = self.pad(encoded)
         refs = [(f"example {e.id}", ref) for e in examples for ref in e.images]

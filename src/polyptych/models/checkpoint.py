@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,9 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 DEFAULT_MODEL = "storybook-sam"
 """What is loaded when no model is named."""
+
+Loader = Callable[..., tuple[Any, Any]]
+"""``load(name, *, dtype=..., device=...) -> model, processor``, as :func:`load_model` does."""
 
 
 def bundled_models() -> list[str]:

@@ -6,6 +6,7 @@ and has to answer as base and adapter do together.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -19,11 +20,12 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from polyptych.data.collation import Collator
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.local_model import model_hash
 from polyptych.models.blip2_conversion import refuse_existing
-from polyptych.models.checkpoint import first_line, load_model
-from polyptych.models.processor import PolyptychProcessor
+from polyptych.models.checkpoint import Loader, first_line, load_model
+from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """PEFT's names."""
@@ -62,6 +64,7 @@ def merge_adapter(
     *,
     base: str | Path | None = None,
     precision: Precision = "float32",
+    load: Loader | None = None,
 ) -> Merge:
     """Put an adapter's weights into its base and save the model with its processor.
 
@@ -70,28 +73,30 @@ def merge_adapter(
         out: The new folder; nothing is overwritten, and nothing is left here after an error.
         base: Folder or name of the model; None: the one that the adapter names.
         precision: Type of the stored weights.
+        load: What loads the base; for those of transformers, that of
+            :mod:`polyptych.adapters.loading`; None: for models of this package.
 
     Raises:
         PolyptychError: If the adapter cannot be read, belongs to another base, or the merged folder
             does not answer as both together do.
     """
-    out, adapter = Path(out), Path(adapter)
+    out, adapter, load = Path(out), Path(adapter), load or load_model
     refuse_existing(out)
     fields = _read_json(adapter / ADAPTER_CONFIG)
     name = str(base or fields.get("base_model_name_or_path") or "")
     if not name:
         raise PolyptychError(f"{adapter}: does not say which model it belongs to; name the base")
-    _check_base(adapter, name)
-    model, processor = load_model(name)
+    _check_base(adapter, name, load)
+    model, processor = load(name)
     probe = probe_inputs(processor)
     alone = _logits(model, probe)
     adapted = _with_adapter(model, adapter)
     before = _logits(adapted, probe)
-    merged = adapted.merge_and_unload()
+    merged = adapted.merge_and_unload().requires_grad_(True)  # adapted bases write what learns
     with _saved_aside(out) as partial:
         merged.to(getattr(torch, precision)).save_pretrained(partial)
         processor.save_pretrained(partial)
-        after = _logits(load_model(partial)[0], probe)
+        after = _logits(load(partial)[0], probe)
         report = Merge(name, out, _distance(after, before), _distance(after, alone))
         if not report.drift <= TOLERANCES[precision]:
             raise PolyptychError(
@@ -101,15 +106,22 @@ def merge_adapter(
     return report
 
 
-def probe_inputs(processor: PolyptychProcessor) -> Any:
+def probe_inputs(processor: Any) -> Any:
     """Two prompts for comparing models: with two pictures of noise, and without any."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (2, 48, 48, 3), generator=generator, dtype=torch.uint8)
-    pictures = [Image.fromarray(pixels.numpy()) for pixels in noise]
-    return processor(
-        images=[pictures, []],
-        text=["What do these pictures have in common?", "What is a polyptych?"],
-    )
+    pictures = tuple(ImageRef(data=_png(pixels.numpy())) for pixels in noise)
+    question = TextBlock("What do these pictures have in common?")
+    looking = Message("user", (ImageBlock(), ImageBlock(), question))
+    asking = Message("user", (TextBlock("What is a polyptych?"),))
+    examples = [Example("pictures", (looking,), pictures), Example("words", (asking,))]
+    return Collator(processor, training=False)(examples)
+
+
+def _png(pixels: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 @torch.inference_mode()
@@ -140,11 +152,11 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     return adapted
 
 
-def _check_base(adapter: Path, name: str) -> None:
+def _check_base(adapter: Path, name: str, load: Loader) -> None:
     if not (adapter / BASE).exists():  # not made here
         return
     noted = _read_json(adapter / BASE)
-    found = model_hash(load_model(name, dtype=getattr(torch, noted["dtype"]))[0])
+    found = model_hash(load(name, dtype=getattr(torch, noted["dtype"]))[0])
     if noted["weights"] != found:
         raise PolyptychError(
             f"{adapter} was learned on weights {noted['weights']}; those of {name} are {found}"

@@ -15,13 +15,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from polyptych.errors import PolyptychError
-from polyptych.schema import Batch
 
 PROMPT, CHOSEN, REJECTED = range(3)
 """What a column of a row belongs to."""
 
-_READ = frozenset({*Batch.__annotations__} - {"attention_mask", "labels"})
-"""Fields of a batch that go to the model as they are."""
+_OWN = frozenset({"attention_mask", "branch", "pair", "reference_log_probs"})
+"""Fields of a batch that do not go to the model as they are; nor do those that say what counts."""
 
 
 def branching_mask(
@@ -42,19 +41,30 @@ def scored_logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Logits (K, V) of the positions that predict an answer's token, of no other.
 
     Args:
-        model: A vision-language model of this package, also with adapters or wrapped for several
-            processes.
-        batch: From :class:`polyptych.training.preference_data.PreferenceCollator`.
+        model: A vision-language model of this package or an adapted base, also with LoRA or
+            wrapped for several processes.
+        batch: Of one of the collators in :mod:`polyptych.training.preference_data`.
     """
     inner = getattr(model, "module", model)
-    mask: Tensor = branching_mask(batch["attention_mask"], batch["branch"])
-    if inner.get_decoder().config._attn_implementation == "eager":  # adds it, where others select
-        dtype = inner.get_input_embeddings().weight.dtype
-        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-    inputs = {name: value for name, value in batch.items() if name in _READ}
+    mask = batch["attention_mask"]
+    if "branch" in batch:
+        mask = _as_attention_takes_it(inner, branching_mask(mask, batch["branch"]))
+    inputs = {
+        name: value
+        for name, value in batch.items()
+        if name not in _OWN and not name.startswith("scored_")
+    }
     rows, columns = batch["scored_rows"], batch["scored_columns"]
     with _chosen_states(inner.get_output_embeddings(), rows, columns):
         return model(**inputs, attention_mask=mask, use_cache=False).logits
+
+
+def _as_attention_takes_it(model: Any, mask: Tensor) -> Tensor:
+    """A mask over pairs of positions; ``eager`` attention adds it, where others select."""
+    if model.get_decoder().config._attn_implementation != "eager":
+        return mask
+    dtype = model.get_input_embeddings().weight.dtype
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 @contextmanager

@@ -24,16 +24,17 @@ from typing import Any
 
 import torch
 
+from polyptych.data.collation import makes_own_batches
 from polyptych.data.preferences import read_pairs
 from polyptych.errors import PolyptychError
-from polyptych.models.checkpoint import load_model, resolve
+from polyptych.models.checkpoint import Loader, load_model, resolve
 from polyptych.models.merging import BASE, describe_base
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.schema import PreferencePair
 from polyptych.training.arguments import batch_split
 from polyptych.training.branching import check_branching
 from polyptych.training.parallel import process_count
-from polyptych.training.preference_data import PreferenceCollator
+from polyptych.training.preference_data import PreferenceCollator, TwoRowCollator
 from polyptych.training.preference_settings import PreferenceSettings
 from polyptych.training.reference_log_probs import ReferenceLogProbs, pair_hash
 from polyptych.training.run_folder import RunFolder, said_if_unsaved
@@ -64,6 +65,7 @@ def tune(
     *,
     resume: bool = True,
     progress: bool = False,
+    load: Loader = load_model,
 ) -> Path:
     """Tune a model on pairs; a killed run of the same settings in ``out`` goes on where it was.
 
@@ -74,6 +76,8 @@ def tune(
         settings: Everything that decides the run; None: the published ones.
         resume: False removes an earlier run in ``out`` and starts again.
         progress: Show a bar on stderr.
+        load: What loads ``model``; for bases of transformers, that of
+            :mod:`polyptych.adapters.loading`.
 
     Returns:
         The folder of the adapter.
@@ -98,8 +102,15 @@ def tune(
     folder = TuningFolder(out)
     args = DPOConfig(**_arguments(settings, len(pairs), folder))
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    start, processor = load_model(model, dtype=dtype)
-    check_branching(start, settings.max_length or processor.max_length or 0)
+    start, processor = load(model, dtype=dtype)
+    is_ours = not makes_own_batches(processor)
+    if is_ours:
+        check_branching(start, settings.max_length or processor.max_length or 0)
+    elif settings.train_connector or settings.feature_cache is not None:
+        raise PolyptychError(
+            f"{start.config.model_type}: train_connector and feature_cache are for models of this "
+            "package, not for bases of transformers"
+        )
     base = describe_base(start)
     told = {"pairs": _fingerprint(pairs), "model": base}
     with args.main_process_first(local=False, desc="opening the run's folder"):
@@ -107,8 +118,15 @@ def tune(
     if folder.result.exists():
         return folder.adapter
 
-    start.to(args.device)  # type: ignore[arg-type]
-    features = _features(settings, start, processor, pairs)
+    start.to(args.device)
+    collator: PreferenceCollator | TwoRowCollator
+    if is_ours:
+        features = _features(settings, start, processor, pairs)
+        collator = PreferenceCollator(
+            processor, pairs, max_length=settings.max_length, features=features
+        )
+    else:
+        collator = TwoRowCollator(processor, pairs, max_length=settings.max_length)
     tracker = PreferenceTracker(
         folder.metrics,
         steps=args.max_steps,
@@ -120,7 +138,7 @@ def tune(
         settings,
         start,
         processor,
-        PreferenceCollator(processor, pairs, max_length=settings.max_length, features=features),
+        collator,
         draw_order(len(pairs), args.max_steps * settings.global_batch_size, settings.seed),
         folder,
         tracker,
@@ -185,9 +203,7 @@ def _fingerprint(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     return {"pairs": len(pairs), "hash": digest.hexdigest()[:12]}
 
 
-def _decides_reference(
-    settings: PreferenceSettings, processor: PolyptychProcessor
-) -> dict[str, Any]:
+def _decides_reference(settings: PreferenceSettings, processor: Any) -> dict[str, Any]:
     """What decides a log-probability beside the model and the pair."""
     return {
         "rows": asdict(processor.settings),

@@ -27,7 +27,7 @@ from polyptych.data.preferences import answered
 from polyptych.data.tokenization import encode_example
 from polyptych.errors import PolyptychError
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.schema import PreferencePair
+from polyptych.schema import IGNORE_INDEX, PreferencePair
 from polyptych.training.branching import CHOSEN, PROMPT, REJECTED
 
 
@@ -51,10 +51,7 @@ def encode_answers(
     limits = [limit for limit in (max_length, processor.max_length) if limit is not None]
     room = min(limits) - prompt if limits else None
     if room is not None and room <= 0:
-        raise PolyptychError(
-            f"pair {pair.id}: a prompt of {prompt} tokens leaves no room for an answer in "
-            f"{min(limits)}"
-        )
+        raise _no_room(pair, prompt, min(limits))
     return PairAnswers(
         _answer_ids(processor, pair, pair.chosen)[:room],
         _answer_ids(processor, pair, pair.rejected)[:room],
@@ -116,6 +113,64 @@ class PreferenceCollator:
         if all(index in self.reference for index in indices):
             batch["reference_log_probs"] = torch.tensor([self.reference[i] for i in indices])
         return batch
+
+
+class TwoRowCollator:
+    """The same for bases of transformers: two rows per pair, chosen answers before rejected ones.
+
+    Their batches are their processor's own, and not all of their decoders take branching masks.
+    What is scored is said in the same fields; answers beyond the limit are cut, too.
+
+    Args:
+        processor: A :class:`~polyptych.adapters.processor.FamilyProcessor`.
+        pairs: What the indices speak of.
+        max_length: Longest prompt with an answer, in tokens.
+    """
+
+    def __init__(
+        self, processor: Any, pairs: Sequence[PreferencePair], *, max_length: int | None = None
+    ) -> None:
+        limits = [limit for limit in (max_length, processor.max_length) if limit is not None]
+        self.limit = min(limits, default=None)
+        self.processor, self.pairs = processor.without_limit(), pairs
+        self.reference: Mapping[int, tuple[float, float]] = {}
+        """As in :class:`PreferenceCollator`."""
+
+    def __call__(self, items: Sequence[Mapping[str, int]]) -> dict[str, Tensor]:
+        """Make the batch."""
+        indices = [item["index"] for item in items]
+        pairs = [self.pairs[index] for index in indices]
+        examples = [answered(pair, pair.chosen) for pair in pairs]
+        examples += [answered(pair, pair.rejected) for pair in pairs]
+        batch = self.processor.collate(examples, training=True)
+        labels = self._cut(batch, pairs)
+        rows, columns = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
+        scored = {"rows": rows, "columns": columns - 1, "targets": labels[rows, columns]}
+        batch |= {f"scored_{name}": value for name, value in scored.items()}
+        batch["scored_answers"] = rows
+        batch["pair"] = torch.tensor(indices)
+        if all(index in self.reference for index in indices):
+            batch["reference_log_probs"] = torch.tensor([self.reference[i] for i in indices])
+        return batch
+
+    def _cut(self, batch: dict[str, Tensor], pairs: Sequence[PreferencePair]) -> Tensor:
+        """The labels; what is beyond the limit is masked, in them and for attention."""
+        labels = batch.pop("labels")
+        if self.limit is None:
+            return labels
+        beyond = batch["attention_mask"].cumsum(dim=1) > self.limit
+        prompts = batch["attention_mask"].sum(dim=1) - (labels != IGNORE_INDEX).sum(dim=1)
+        for pair, length in zip((*pairs, *pairs), prompts.tolist(), strict=True):
+            if length >= self.limit:
+                raise _no_room(pair, length, self.limit)
+        batch["attention_mask"] = batch["attention_mask"].masked_fill(beyond, 0)
+        return labels.masked_fill(beyond, IGNORE_INDEX)
+
+
+def _no_room(pair: PreferencePair, prompt: int, limit: int) -> PolyptychError:
+    return PolyptychError(
+        f"pair {pair.id}: a prompt of {prompt} tokens leaves no room for an answer in {limit}"
+    )
 
 
 def branching_rows(

@@ -20,13 +20,12 @@ from transformers import PrinterCallback, TrainerControl, TrainerState
 from trl import DPOConfig, DPOTrainer
 
 from polyptych.errors import PolyptychError
-from polyptych.models.processor import PolyptychProcessor
 from polyptych.training.branching import scored_logits
 from polyptych.training.checkpoints import WEIGHTS, load_trained, trained_parameters
 from polyptych.training.dpo import answer_log_probs, dpo_loss
 from polyptych.training.freezing import checkpoint_frozen_layers, set_to_eval
 from polyptych.training.lora import CONNECTOR, lora_config
-from polyptych.training.preference_data import PreferenceCollator
+from polyptych.training.preference_data import PreferenceCollator, TwoRowCollator
 from polyptych.training.preference_settings import PreferenceSettings
 from polyptych.training.reference_log_probs import ReferenceLogProbs, pair_hash
 from polyptych.training.run_folder import RunFolder, said_if_unsaved
@@ -82,8 +81,8 @@ class PreferenceTrainer(DPOTrainer):
         self,
         settings: PreferenceSettings,
         model: Any,
-        processor: PolyptychProcessor,
-        collator: PreferenceCollator,
+        processor: Any,
+        collator: PreferenceCollator | TwoRowCollator,
         order: Sequence[int],
         folder: RunFolder,
         tracker: PreferenceTracker,
@@ -96,7 +95,7 @@ class PreferenceTrainer(DPOTrainer):
             args=args,
             data_collator=collator,
             train_dataset=Dataset.from_dict({"index": list(order)}),
-            processing_class=processor,
+            processing_class=getattr(processor, "processor", processor),  # a family's own is inside
             callbacks=[tracker],
             peft_config=lora_config(
                 model,
@@ -168,7 +167,7 @@ class PreferenceTrainer(DPOTrainer):
         Raises:
             PolyptychError: If it is no number; names the pairs.
         """
-        self.tracker.count(inputs["image_counts"])
+        self.tracker.count(inputs["image_counts"][: len(inputs["pair"])])
         policy = self.log_probs(model, inputs)
         reference = inputs["reference_log_probs"].unbind(dim=1)
         compared = dpo_loss(*policy, *reference, beta=self.settings.beta, kind=self.settings.loss)

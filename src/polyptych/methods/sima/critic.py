@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from polyptych.data.collation import makes_own_batches
 from polyptych.data.tokenization import EncodedExample
 from polyptych.evaluation.answering import Answerer, obeyed
 from polyptych.evaluation.local_model import model_hash
@@ -30,7 +31,7 @@ from polyptych.methods.sima.critic_rows import (
     encode_whole,
     verdict_tokens,
 )
-from polyptych.methods.sima.prefix_sharing import Case, SharedReader
+from polyptych.methods.sima.prefix_sharing import Case, SharedReader, WholeReader
 from polyptych.methods.sima.records import (
     GREEDY,
     Comparison,
@@ -167,11 +168,15 @@ class LikelihoodJudge:
     def __init__(self, model: Any, processor: Any, rows: CriticRows | None = None) -> None:
         self.model, self.processor = model, processor
         self.rows = rows or CriticRows(default_format(processor))
-        self.reader = SharedReader(model, processor)
         self.tokenizer = RememberingTokenizer(processor.tokenizer)
         self.instructed = bool(getattr(model.config, "instruction_aware", False))
         closing = self.rows.form.prompt.closing
         self.forced, self.verdicts = verdict_tokens(processor.tokenizer, closing)
+        self.reader: SharedReader | WholeReader = (
+            WholeReader(model, processor, self.forced)
+            if makes_own_batches(processor)
+            else SharedReader(model, processor)
+        )
 
     def run(self) -> dict[str, Any]:
         """Model, prompt and orders."""
@@ -181,9 +186,9 @@ class LikelihoodJudge:
         """Log-odds (nats) of the candidate, in each order."""
         encoded = [[self._rows_of(contest, c) for c in contest.candidates] for contest in contests]
         cases = [
-            Case(contest.id, contest.responses.prompt.example.images, tuple(chain(*kept)))
+            self._case(contest, found)
             for contest, found in zip(contests, encoded, strict=True)
-            if (kept := [rows for rows in found if rows])
+            if any(found)
         ]
         logits = self.reader.last_logits(cases) if cases else []
         odds = iter(
@@ -198,6 +203,13 @@ class LikelihoodJudge:
             )
             for contest, found in zip(contests, encoded, strict=True)
         ]
+
+    def _case(self, contest: Contest, found: Sequence[Sequence[EncodedExample]]) -> Case:
+        """All rows of a contest that fit the context."""
+        kept = zip(contest.candidates, found, strict=True)
+        examples = (self.rows.examples(contest, candidate) for candidate, rows in kept if rows)
+        images = contest.responses.prompt.example.images
+        return Case(contest.id, images, tuple(chain(*found)), tuple(chain(*examples)))
 
     def _rows_of(self, contest: Contest, candidate: int) -> list[EncodedExample]:
         """One per order; none if one of them does not fit the context."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from polyptych.data.collation import makes_own_batches
 from polyptych.data.tokenization import EncodedExample, encode_example
 from polyptych.errors import PolyptychError
 from polyptych.methods.sima.prefix_sharing import common_prefix
@@ -115,14 +116,18 @@ def encode_whole(
         tokenizer: In place of the processor's.
         instructed: Whether the model's Q-Former reads the instruction.
     """
-    row = encode_example(
-        example,
-        tokenizer=tokenizer or processor.tokenizer,
-        qformer_tokenizer=processor.qformer_tokenizer if instructed else _NoInstruction(),
-        image_token_id=processor.image_token_id,
-        settings=dataclasses.replace(processor.settings, max_length=None, max_prompt_tokens=None),
-        with_target=False,
-    )
+    if makes_own_batches(processor):
+        row = processor.without_limit().encode(example, with_target=False)
+    else:
+        settings = dataclasses.replace(processor.settings, max_length=None, max_prompt_tokens=None)
+        row = encode_example(
+            example,
+            tokenizer=tokenizer or processor.tokenizer,
+            qformer_tokenizer=processor.qformer_tokenizer if instructed else _NoInstruction(),
+            image_token_id=processor.image_token_id,
+            settings=settings,
+            with_target=False,
+        )
     longest = processor.max_length
     if longest is not None and len(row.input_ids) + len(forced) >= longest:
         return None

@@ -46,7 +46,7 @@ from polyptych.methods.sima.prompts import CRITIC_PROMPTS, CriticFormat
 from polyptych.methods.sima.records import Prompt
 from polyptych.methods.sima.report import Measured, measure_answers, write_report
 from polyptych.methods.sima.responses import SamplingSettings, self_generate
-from polyptych.models.checkpoint import bundled_models, load_model
+from polyptych.models.checkpoint import Loader, bundled_models, load_model
 from polyptych.models.merging import merge_adapter
 from polyptych.training.preference import tune
 from polyptych.training.preference_settings import PreferenceSettings
@@ -162,6 +162,7 @@ def improve(
     device: str = "cpu",
     progress: bool = True,
     say: Callable[[str], object] = lambda line: None,
+    load: Loader = load_model,
 ) -> dict[str, Any]:
     """Run the loop.
 
@@ -174,6 +175,8 @@ def improve(
         device: Where the model answers and judges.
         progress: Show bars with estimates of the time left, on a terminal.
         say: Gets a line when a stage is done.
+        load: What loads the models; for bases of transformers, that of
+            :mod:`polyptych.adapters.loading`.
 
     Returns:
         The report, also written as ``report.json`` and ``report.html``.
@@ -185,7 +188,7 @@ def improve(
     settings = settings or ImprovementSettings(tuning=default_tuning(model))
     trained, heldout = split_prompts(prompts, settings.heldout)
     say(f"{len(trained)} prompts to improve on, {len(heldout)} held out to measure")
-    loop = _Loop(Path(out), trained, heldout, settings, external, device, progress, say)
+    loop = _Loop(Path(out), trained, heldout, settings, external, device, progress, say, load)
     measures, iterations, current = [loop.measure(0, model)], [], model
     for number in range(1, settings.iterations + 1):
         summary = loop.make_pairs(number, current)
@@ -214,13 +217,14 @@ class _Loop:
     device: str
     progress: bool
     say: Callable[[str], object]
+    load: Loader
 
     def _folder(self, number: int) -> Path:
         return self.out / f"iteration-{number}"
 
     def measure(self, number: int, model: str | None) -> Measured:
         """Greedy answers to the held-out prompts after so many iterations."""
-        loaded, processor = load_model(model, device=self.device)
+        loaded, processor = self.load(model, device=self.device)
         answers = self_generate(
             loaded,
             processor,
@@ -234,7 +238,7 @@ class _Loop:
     def make_pairs(self, number: int, model: str | None) -> dict[str, Any]:
         """Responses, verdicts and pairs of an iteration; the counts."""
         folder, settings = self._folder(number), self.settings
-        loaded, processor = load_model(model, device=self.device)
+        loaded, processor = self.load(model, device=self.device)
         responses = self_generate(
             loaded,
             processor,
@@ -264,10 +268,15 @@ class _Loop:
         folder = self._folder(number)
         tuned, merged = folder / "tuned", folder / "model"
         adapter = tune(
-            folder / PAIRS_FILE, start, tuned, self.settings.tuning, progress=self.progress
+            folder / PAIRS_FILE,
+            start,
+            tuned,
+            self.settings.tuning,
+            progress=self.progress,
+            load=self.load,
         )
         if not merged.exists():
-            merge_adapter(adapter, merged)
+            merge_adapter(adapter, merged, load=self.load)
         steps = read_json(tuned / "result.json")["steps"]
         self.say(f"{folder.name}: tuned {steps} steps, model in {merged}")
         return str(merged)

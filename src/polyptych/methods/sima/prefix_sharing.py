@@ -27,7 +27,7 @@ from polyptych.data.images import load_image
 from polyptych.data.tokenization import EncodedExample
 from polyptych.errors import PolyptychError
 from polyptych.models.incremental import ReadsIncrementally, key_values
-from polyptych.schema import ImageRef
+from polyptych.schema import Example, ImageRef
 from polyptych.training.branching import branching_mask, check_branching
 
 
@@ -38,6 +38,8 @@ class Case:
     id: str
     images: tuple[ImageRef, ...]
     rows: tuple[EncodedExample, ...]
+    examples: tuple[Example, ...] = ()
+    """What the rows are made of; for :class:`WholeReader` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,33 @@ class SharedReader:
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.model.device)
+
+
+class WholeReader:
+    """Reads every row whole, for bases of transformers: their batches are their processor's own.
+
+    Args:
+        model: An adapted base.
+        processor: Its :class:`~polyptych.adapters.processor.FamilyProcessor`.
+        begun: Ids that the rows end with, behind their examples.
+    """
+
+    def __init__(self, model: Any, processor: Any, begun: Sequence[int]) -> None:
+        self.model, self.processor, self.begun = model, processor, begun
+
+    @torch.inference_mode()
+    def last_logits(self, cases: Sequence[Case]) -> list[Float[Tensor, "_ V"]]:
+        """Logits behind the last token of every row, case by case."""
+        return [self._read(case.examples) for case in cases]
+
+    def _read(self, examples: Sequence[Example]) -> Float[Tensor, "_ V"]:
+        batch = self.processor.collate(examples, training=False, begun=self.begun)
+        device, dtype = self.model.device, self.model.dtype
+        inputs = {
+            name: value.to(device, dtype if value.is_floating_point() else None)
+            for name, value in batch.items()
+        }
+        return self.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
 
 
 def common_prefix(rows: Iterable[list[int]]) -> list[int]:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from polyptych.data.collation import makes_own_batches
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.local_model import model_hash, model_inputs
 from polyptych.evaluation.runner import batches_by_length
@@ -76,7 +77,7 @@ def self_generate(
     """Answer every prompt n + 1 times and write one JSON line each.
 
     Args:
-        model: A :class:`~polyptych.models.vision_language.VisionLanguageModel`.
+        model: A :class:`~polyptych.models.vision_language.VisionLanguageModel`, or an adapted base.
         processor: The processor saved beside it.
         prompts: Their ids are unique.
         out: The JSONL file; a killed run goes on where it stopped.
@@ -140,24 +141,54 @@ def draw_candidates(
     if processor.max_length is not None:
         longest = max(1, min(longest, processor.max_length - width))
     rows = settings.samples + 1
+    choose = ChooseTokens(uniform_numbers(seeds, settings.samples, longest), width, settings)
+    told = {"max_new_tokens": longest, "pad_token_id": processor.pad_token_id, "num_beams": 1}
+    if makes_own_batches(processor):
+        sequences = _write_from_family(model, inputs, rows, choose, told)
+    else:
+        sequences = _write_from_one_reading(model, inputs, rows, choose, told)
+    texts = processor.decode_answers(sequences, width)
+    return [tuple(texts[start : start + rows]) for start in range(0, len(texts), rows)]
+
+
+def _write_from_one_reading(
+    model: Any, inputs: Any, rows: int, choose: ChooseTokens, told: dict[str, Any]
+) -> Int[Tensor, "C T"]:
+    """Prompts are read once; the cache is then copied."""
     # generate makes positions of its own; this first reading has to agree with them
     positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     prompt = model(**{"position_ids": positions, **inputs}, use_cache=True, logits_to_keep=1)
     share_prompt(prompt.past_key_values, rows)
     prompt.logits = prompt.logits.repeat_interleave(rows, dim=0)
-    choose = ChooseTokens(uniform_numbers(seeds, settings.samples, longest), width, settings)
-    sequences = model.generate(
+    return model.generate(
         input_ids=inputs["input_ids"].repeat_interleave(rows, dim=0),
         attention_mask=inputs["attention_mask"].repeat_interleave(rows, dim=0),
         prompt_output=prompt,
         logits_processor=LogitsProcessorList([choose]),
         do_sample=False,
-        num_beams=1,
-        max_new_tokens=longest,
-        pad_token_id=processor.pad_token_id,
+        **told,
     )
-    texts = processor.decode_answers(sequences, width)
-    return [tuple(texts[start : start + rows]) for start in range(0, len(texts), rows)]
+
+
+def _write_from_family(
+    model: Any, inputs: Any, rows: int, choose: ChooseTokens, told: dict[str, Any]
+) -> Int[Tensor, "C T"]:
+    """Images are encoded once and prompts read once per answer, by transformers' own means.
+
+    What it calls sampling has one token left to draw.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return model.generate(
+            **inputs,
+            num_return_sequences=rows,
+            logits_processor=LogitsProcessorList([choose]),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            **told,
+        )
 
 
 def uniform_numbers(
