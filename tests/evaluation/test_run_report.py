@@ -20,8 +20,9 @@ from polyptych.evaluation.demon.published import published_models
 from polyptych.evaluation.published import published_for, published_rows
 from polyptych.evaluation.report_cards import choose, choose_changed
 from polyptych.evaluation.report_scores import Row, points_of, published_table
-from polyptych.evaluation.run_report import write_report
+from polyptych.evaluation.run_report import CARDS, write_report
 from polyptych.evaluation.runner import evaluate
+from polyptych.evaluation.samples.writing import DRAWN
 from polyptych.evaluation.scorers import item_scorer
 from polyptych.evaluation.task import GenerationSettings, Task
 from polyptych.evaluation.tasks import demon
@@ -62,6 +63,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of POPE and of drawn questions, with their pages."""
     root = tmp_path_factory.mktemp("runs")
     list(make_samples("pope", root / "data"))
+    (root / "data" / "pope" / DRAWN).unlink()  # as if it were POPE
     tasks = [
         find_task("pope", data=root / "data"),
         find_task("storybook/existence", count=12),
@@ -95,6 +97,26 @@ def test_the_page_shows_scores_with_intervals_baselines_and_published_rows(runs:
     assert record["data_hash"] in page
     assert "always &lt;yes&gt;" in page
     assert "<yes>" not in page
+
+
+def test_a_drawn_sample_is_called_one_and_stands_beside_nothing_published(tmp_path: Path) -> None:
+    list(make_samples("pope", tmp_path / "data"))
+    task = find_task("pope", data=tmp_path / "data")
+    assert task.origin["drawn"] is True
+    evaluate(FIRST, task, tmp_path / "run", progress=False)
+    page = write_report(tmp_path / "run").read_text()
+    assert page.count("drawn sample</span>") == 2
+    assert "their numbers say nothing about the benchmark" in page
+    assert all(row.model not in page for row, _ in published_for("pope", "mean_f1"))
+
+
+def test_where_no_item_stands_out_some_are_shown(tmp_path: Path) -> None:
+    never = Guesser("never", "fish", "fish", 1)
+    evaluate(never, find_task("storybook/existence", count=12), tmp_path, progress=False)
+    page = write_report(tmp_path).read_text()
+    assert "No item stands out" in page
+    assert page.count('class="card some"') == CARDS
+    assert 'type="radio"' not in page
 
 
 def test_pages_fetch_nothing_and_run_nothing(runs: Path) -> None:

@@ -48,6 +48,18 @@ LABELS = {
     "precision": "Precision",
     "recall": "Recall",
     "yes_ratio": "Yes ratio",
+    "chair_s": "CHAIR, captions",
+    "chair_i": "CHAIR, mentions",
+    "chair": "CHAIR",
+    "cover": "Cover",
+    "hal": "Hal",
+    "cog": "Cog",
+    "coverage": "Coverage",
+    "length": "Length, words",
+    "mean_iou": "Mean IoU",
+    "consistency": "Consistency",
+    "unreadable": "Unreadable answers",
+    "out_of_range": "Boxes outside the image",
     "perception": "Perception, points",
     "cognition": "Cognition, points",
     "change_accuracy": "Change accuracy",
@@ -95,7 +107,10 @@ def label(name: str) -> tuple[str, str]:
 
 
 LOWER_IS_BETTER = frozenset(
-    {"chair_s", "chair_i", "hallucination_rate", "unparsable", "unreadable", "out_of_range"}
+    (
+        *("chair_s", "chair_i", "chair", "hal", "cog", "amber_chair", "amber_hal", "amber_cog"),
+        *("hallucination_rate", "unparsable", "unreadable", "out_of_range"),
+    )
 )
 """Metrics, without flavor, whose small values are the good ones."""
 
@@ -227,9 +242,12 @@ def gallery(name: str, cards: Iterable[tuple[str, str]], outcomes: Mapping[str, 
     Args:
         name: Name of the group of buttons, unique on the page.
         cards: What is shown, in order.
-        outcomes: Outcome to what its button says.
+        outcomes: Outcome to what its button says; without any there are no buttons.
     """
     shown = list(cards)
+    articles = "".join(f'<article class="card {kind}">{body}</article>' for kind, body in shown)
+    if not outcomes:
+        return f'<div class="gallery">{articles}</div>'
     present = {outcome: sum(kind == outcome for kind, _ in shown) for outcome in outcomes}
     buttons = [
         f'<label><input type="radio" name="{name}" value="all" checked>all {len(shown)}</label>'
@@ -239,7 +257,6 @@ def gallery(name: str, cards: Iterable[tuple[str, str]], outcomes: Mapping[str, 
         f"{'' if count else ' disabled'}>{text(outcomes[kind])} {count}</label>"
         for kind, count in present.items()
     ]
-    articles = "".join(f'<article class="card {kind}">{body}</article>' for kind, body in shown)
     return (
         f'<div class="gallery"><fieldset class="filter"><legend>Show</legend>{"".join(buttons)}'
         f"</fieldset>{articles}</div>"

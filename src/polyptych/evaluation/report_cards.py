@@ -63,6 +63,11 @@ def choose(values: Mapping[str, float], count: int) -> dict[str, Kind]:
     return {**dict.fromkeys(best, "best"), **dict.fromkeys(worst, "worst")}
 
 
+def some_of(ids: Iterable[str], count: int) -> list[str]:
+    """Some ids in an order that does not follow theirs."""
+    return sorted(ids, key=_shuffled)[:count]
+
+
 def choose_changed(
     first: Mapping[str, float], second: Mapping[str, float], count: int
 ) -> dict[str, Kind]:

@@ -14,6 +14,8 @@ from polyptych.evaluation.tasks import mme
 _HIDDEN = frozenset({"bleu_1", "bleu_2", "bleu_3"})
 """Steps on the way to BLEU-4; they stand in ``scores.json``."""
 
+DRAWN_CHIP = ' <span class="chip middle">drawn sample</span>'
+
 _POINTS = {
     **{("mme", name): 200.0 * len(tasks) for name, tasks in mme.PARTS.items()},
     ("mmhal", "score"): 6.0,
@@ -78,22 +80,25 @@ def shown(name: str) -> bool:
     return name.partition("[")[0] not in _HIDDEN
 
 
-def overview_table(tasks: Sequence[tuple[str, str, Sequence[Row]]]) -> str:
+def overview_table(tasks: Sequence[tuple[str, str, Sequence[Row], bool]]) -> str:
     """One line per task: its headline metric.
 
     Args:
-        tasks: Name, title and metrics, the headline first.
+        tasks: Name, title, metrics with the headline first, and whether it is a drawn sample,
+            beside which nothing published stands.
     """
     head = ("Task", "Score", "95 % interval", "Majority", "Chance", "Published")
     lines = []
-    for name, title, rows in tasks:
-        link = f'<a href="#{anchor(name)}">{text(title)}</a>'
+    for name, title, rows, drawn in tasks:
+        link = f'<a href="#{anchor(name)}">{text(title)}</a>{DRAWN_CHIP if drawn else ""}'
         if not rows:
             cells = f'<td class="source" colspan="{len(head) - 1}">not scored here</td>'
         else:
             metric, flavor = label(rows[0].name)
             link += f"<br><small>{text(metric)} {text(flavor)}</small>"
-            cells = _cells(rows[0]) + _best_published(name, rows[0])
+            cells = _cells(rows[0]) + (
+                _empty("Published") if drawn else _best_published(name, rows[0])
+            )
         lines.append(f'<tr><th scope="row">{link}</th>{cells}</tr>')
     return _table(head, lines, "Scores", "scores overview")
 
@@ -133,8 +138,9 @@ def published_table(answerer: str, own: Row, rows: Sequence[tuple[PublishedRow, 
 
 def _cells(row: Row) -> str:
     baselines = "".join(
-        f'<td data-label="{name.capitalize()}">'
-        f"{row.written(row.baselines[name]) if name in row.baselines else NOTHING}</td>"
+        f'<td data-label="{name.capitalize()}">{row.written(row.baselines[name])}</td>'
+        if name in row.baselines
+        else _empty(name.capitalize())
         for name in ("majority", "chance")
     )
     interval = f"{row.written(row.low)} to {row.written(row.high)}"
@@ -144,10 +150,14 @@ def _cells(row: Row) -> str:
     )
 
 
+def _empty(column: str) -> str:
+    return f'<td class="none" data-label="{column}">{NOTHING}</td>'
+
+
 def _best_published(task: str, row: Row) -> str:
     rows = published_for(task, row.stem)
     if not rows:
-        return f'<td data-label="Published">{NOTHING}</td>'
+        return _empty("Published")
     better = min if is_lower_better(row.name) else max
     best, value = better(rows, key=lambda entry: entry[1])
     shown_value = row.written(value if row.top is not None else value / 100)

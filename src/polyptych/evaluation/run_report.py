@@ -19,8 +19,9 @@ from polyptych.evaluation.demon.benchmark import SUMMARY_FILE
 from polyptych.evaluation.demon.report import category_rows, remarks
 from polyptych.evaluation.published import published_for
 from polyptych.evaluation.report import gallery, is_lower_better, label, page, text
-from polyptych.evaluation.report_cards import Answer, card, choose, with_kinds
+from polyptych.evaluation.report_cards import Answer, card, choose, some_of, with_kinds
 from polyptych.evaluation.report_scores import (
+    DRAWN_CHIP,
     Row,
     anchor,
     overview_table,
@@ -82,6 +83,11 @@ class Part:
         """How people call it."""
         known = BENCHMARKS.get(self.name)
         return known.title if known else self.name.replace("_", " ")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether its items are a drawn sample, none of the benchmark's."""
+        return bool(self.result.record.get("origin", {}).get("drawn"))
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -162,6 +168,12 @@ def headline(task: str, names: Sequence[str]) -> str | None:
 
 # The page.
 
+_DRAWN = (
+    '<p class="warning">Tasks marked as a drawn sample are a few drawn questions in the layout of '
+    "the benchmark whose name they bear. They show that reading, answering and scoring work; their "
+    "numbers say nothing about the benchmark.</p>"
+)
+
 
 def render(parts: Sequence[Part]) -> str:
     """The page of one run."""
@@ -176,7 +188,8 @@ def render(parts: Sequence[Part]) -> str:
         f'<p class="lead">{len(parts)} task{"s" * (len(parts) != 1)}, {total:,} items. Every score '
         "has its 95 % interval: bootstrap over items, those of one picture drawn together. "
         "Percent, unless it says points.</p></header>",
-        overview_table([(part.name, part.title, part.rows) for part in plain]) if plain else "",
+        _DRAWN if any(part.drawn for part in plain) else "",
+        overview_table([(p.name, p.title, p.rows, p.drawn) for p in plain]) if plain else "",
         _demon(demon),
         *(_task(part, count) for part in plain),
         *([_answers_of(demon, max(1, CARDS // 4))] if demon else []),
@@ -187,7 +200,8 @@ def render(parts: Sequence[Part]) -> str:
 
 def _task(part: Part, count: int) -> str:
     record = part.result.record
-    lines = [f'<section id="{anchor(part.name)}"><h2>{text(part.title)}</h2>']
+    chip = DRAWN_CHIP if part.drawn else ""
+    lines = [f'<section id="{anchor(part.name)}"><h2>{text(part.title)}{chip}</h2>']
     clusters = record.get("bootstrap", {}).get("clusters", record["count"])
     shared = f" over {clusters:,} sets of pictures" if clusters != record["count"] else ""
     decoding = settings_text(record)
@@ -197,7 +211,7 @@ def _task(part: Part, count: int) -> str:
         lines.append("<p>Not scored here: its server or a judge does that.</p>")
         return "".join([*lines, "</section>"])
     lines.append(task_table(part.rows))
-    for row in part.rows:
+    for row in () if part.drawn else part.rows:
         if rows := published_for(part.name, row.name.partition("[")[0]):
             lines.append(published_table(part.result.answerer, row, rows))
             lines.append(
@@ -222,9 +236,13 @@ def _faults(faults: Sequence[str]) -> str:
 def _gallery(part: Part, count: int) -> str:
     chosen = choose(part.merits, count)
     if not chosen or part.ranking is None:
-        return (
-            "<p><small>No item stands out: all have the same value, or none of its own.</small></p>"
-        )
+        some = [
+            ("some", card(part.examples[identity], [_said(part, identity)]))
+            for identity in some_of(part.predictions, count)
+            if identity in part.examples
+        ]
+        head = "<p><small>No item stands out; some of them, by chance.</small></p>"
+        return head + gallery(anchor(part.name), some, {})
     name, flavor = label(part.ranking)
     cards = [
         (kind, card(example, [_said(part, example.id)]))

@@ -12,6 +12,25 @@ from PIL import Image
 from polyptych.evaluation.samples.album import encoded
 from polyptych.files import write_aside
 
+DRAWN = "DRAWN.txt"
+"""In the folder of a sample; a folder with it holds no data of the benchmark."""
+
+_NOTICE = """\
+Drawn by polyptych in the layout of a published benchmark, to try its tools offline. Nothing here is
+of the benchmark, and numbers on it say nothing about the benchmark. Put the published files into a
+folder of their own.
+"""
+
+
+def mark_drawn(folder: Path) -> None:
+    """Say in a folder that its files are a drawn sample."""
+    write_text(folder / DRAWN, _NOTICE)
+
+
+def is_drawn(folder: Path) -> bool:
+    """Whether a folder holds a drawn sample."""
+    return (folder / DRAWN).is_file()
+
 
 def write_json(path: Path, content: Any) -> None:
     """One JSON value."""

@@ -187,9 +187,10 @@ def question_scorer(flavor: QuestionFlavor) -> Scorer:
             *by_group("accuracy", flavor, ids, right, kinds),
         ]
         for kind in dict.fromkeys(kinds):
-            inside = np.asarray([[own == kind] for own in kinds])
+            places = [place for place, own in enumerate(kinds) if own == kind]
+            own_ids = tuple(ids[place] for place in places)
             name = f"f1.{kind}[{flavor}]"
-            measured.append(Measurement(name, ids, counts * inside, f1, per_item=False))
+            measured.append(Measurement(name, own_ids, counts[places], f1, per_item=False))
         return measured
 
     return score

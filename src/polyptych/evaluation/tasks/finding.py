@@ -20,6 +20,7 @@ from polyptych.evaluation.demon.benchmark import demon_task
 from polyptych.evaluation.demon.catalog import DATASETS
 from polyptych.evaluation.demon.loading import read_dataset
 from polyptych.evaluation.faults import on_error
+from polyptych.evaluation.samples.writing import is_drawn
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks import storybook
 from polyptych.evaluation.tasks.catalog import BENCHMARKS, load_task
@@ -77,9 +78,11 @@ def find_task(
         return replace(task, origin={"task": word, "count": count})
     if data is None:
         raise PolyptychError(f"{word} needs --data DIR, the folder that holds its files")
-    origin = {"task": word, "data": os.path.abspath(data)}
+    origin: dict[str, Any] = {"task": word, "data": os.path.abspath(data)}
     if family == DEMON:
         return replace(_demon(rest, demon_root(data), split), origin={**origin, "split": split})
+    if is_drawn(BENCHMARKS[word].root(data)):
+        origin["drawn"] = True
     return replace(load_task(word, data), origin=origin)
 
 

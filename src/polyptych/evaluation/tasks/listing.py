@@ -10,6 +10,7 @@ from pathlib import Path
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.demon import sample as demon_sample
 from polyptych.evaluation.demon.scorer import FIXED, RELEASED
+from polyptych.evaluation.samples.writing import mark_drawn
 from polyptych.evaluation.tasks.catalog import BENCHMARKS
 from polyptych.evaluation.tasks.evidence import EVIDENCE
 from polyptych.evaluation.tasks.finding import DEMON
@@ -137,4 +138,5 @@ def make_samples(name: str, data: str | Path) -> Iterator[str]:
         else:
             folder.mkdir(parents=True, exist_ok=True)
             makers[chosen](folder)
+            mark_drawn(folder)
         yield f"{chosen}: {folder}"
