@@ -193,6 +193,16 @@ def test_controls_change_what_is_told_and_nothing_else(source):
     assert all(not e.images and "There are" in e.messages[0].text for e in no_pictures(photos))
 
 
+def test_photos_are_shared_between_base_and_loop(source):
+    sets = CocoSets(source, 0)
+    described = sets.described(sets.pairs("train"))
+    photos = {e.id for e in described if e.images}
+    learned = {e.id.rsplit("-", 1)[0] for e in sets.photo_captions()}
+    assert photos and learned and not photos & learned
+    assert photos | learned == {photo.id for photo in sets.photos("train")}
+    assert all(e.target == e.references[0] and not e.choices for e in described)
+
+
 def test_a_missing_table_of_objects_is_one_line(tmp_path):
     with pytest.raises(PolyptychError, match=r"cannot read .*coco2014_objects"):
         assert CocoSets(tmp_path, 0).objects
@@ -205,7 +215,7 @@ def test_the_real_sets_are_as_described(shared_dir):
     test = sets.pairs("test")
     assert len(test) == 470 and len(sets.pairs("train")) == 501
     assert 0.8 < sum(pair.metadata["decides"] for pair in test) / len(test) < 0.9
-    assert len(sets.captions(0)) == 8022 and len(list(sets.photos("test"))) == 20
+    assert len(sets.captions(0)) == 7982 and len(list(sets.photos("test"))) == 20
 
 
 def question(identity, choices):

@@ -70,7 +70,7 @@ ALSO = {"sima": ("random", "sft"), "foils": ("sima",)}
 
 REAL_SETTINGS = replace(
     SimaSettings(),
-    descriptions=0,  # as many as there are: 8,022
+    descriptions=0,  # as many as there are: 7,982
     mistakes=1,
     prompts=0,
     validation=0,

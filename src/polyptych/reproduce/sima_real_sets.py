@@ -22,7 +22,7 @@ from typing import Any
 from polyptych.data.readers.splitting import SplitName, split_keys
 from polyptych.data.records import parse_json, read_lines
 from polyptych.errors import PolyptychError
-from polyptych.evaluation.scoring.chair import ObjectFinder, read_synonyms
+from polyptych.evaluation.scoring.chair import Mention, ObjectFinder, read_synonyms
 from polyptych.evaluation.scoring.nouns import singular_of
 from polyptych.methods.sima.practice import practice_case, with_articles
 from polyptych.methods.sima.records import Responses
@@ -202,7 +202,7 @@ class CocoSets:
 
     @cached_property
     def _said(self) -> dict[int, list[str]]:
-        """Image -> what published models said first of it, where that names any object."""
+        """Image -> what published models said first of it, where that names a true object."""
         held = {row["coco_image_id"] for row in self._pair_rows}
         held |= {row["image_id"] for rows in self._photo_rows.values() for row in rows}
         said: dict[int, list[str]] = defaultdict(list)
@@ -212,7 +212,9 @@ class CocoSets:
             usable = 3 <= len(text.split()) <= LONGEST and text.isascii() and "#" not in text
             if usable and row["image_id"] not in held and self.objects.get(row["image_id"]):
                 sentence = plain(text)
-                if sentence not in said[row["image_id"]] and self._places(sentence):
+                true = set(self.objects[row["image_id"]])
+                named = {mention.name for mention in self._places(sentence).values()}
+                if sentence not in said[row["image_id"]] and named & true:
                     said[row["image_id"]].append(sentence)
         if not any(said.values()):
             raise PolyptychError(f"{self.source / 'chair'}: no captions_*.jsonl with captions")
@@ -275,7 +277,7 @@ class CocoSets:
 
     def _unequally_true(self, rng: random.Random, image: int) -> tuple[str, str]:
         """Two captions of an image, the truer one first."""
-        while True:
+        while True:  # ends, as every caption of the image names a true object
             texts = [
                 self.exchange(rng, rng.choice(self._said[image]), self.objects[image], count)
                 for count in rng.sample(range(MISTAKES + 1), 2)
@@ -294,12 +296,12 @@ class CocoSets:
         absent = sorted(set(self.names) - set(objects) - mentioned)
         chosen = rng.sample(sorted(places), min(mistakes, len(places)))
         for words, other in zip(chosen, rng.sample(absent, len(chosen)), strict=True):
-            name = other if words == places[words] else self._plural(other)
+            name = other if words == places[words].word else self._plural(other)
             text = re.sub(rf"\b{re.escape(words)}\b", name, text)
         return with_articles(text)
 
-    def _places(self, text: str) -> dict[str, str]:
-        """The words of a caption that name an object -> their singular."""
+    def _places(self, text: str) -> dict[str, Mention]:
+        """The words of a caption that name an object -> what they are read as."""
         words, singular = re.findall(r"[\w'-]+", text), singular_of("fixed")
         found = {}
         for mention in self.finder.find(text)[1]:
@@ -307,7 +309,7 @@ class CocoSets:
             for start in range(len(words) - length + 1):
                 part = words[start : start + length]
                 if " ".join(map(singular, part)) == mention.word:
-                    found[" ".join(part)] = mention.word
+                    found[" ".join(part)] = mention
         return found
 
     def _plural(self, name: str) -> str:
