@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -128,11 +128,12 @@ class _OwnImage(CrossImageGuidance):
         self,
         pooled: Float[Tensor, "G P W"],
         score: Float[Tensor, "G P"],
+        filled: Bool[Tensor, "G P"],
         counts: Int[Tensor, " C"],
     ) -> Float[Tensor, "G P W"]:
         told = pooled + self.query_to_w(pooled)
         for layer in self.w_former:
-            told = layer(told, pooled, score[:, None])
+            told = layer(told, pooled, filled[:, None], score)
         return told
 
 
