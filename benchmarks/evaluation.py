@@ -27,7 +27,16 @@ from typing import Any
 
 from polyptych.evaluation.metrics import ptb_tokenizer
 from polyptych.evaluation.scorers import Scorer, caption_scorer, estimate
+from polyptych.evaluation.scoring.amber import amber_scorer
+from polyptych.evaluation.scoring.amber_files import (
+    QUESTION_FLAVORS,
+    AmberWords,
+    description_scorer,
+    question_scorer,
+)
 from polyptych.evaluation.scoring.boxes import box_scorer
+from polyptych.evaluation.scoring.chair import FLAVORS as CHAIR_FLAVORS
+from polyptych.evaluation.scoring.chair import chair_scorer, storybook_words
 from polyptych.evaluation.scoring.choice import (
     FLAVORS as CHOICE_FLAVORS,
 )
@@ -42,12 +51,14 @@ from polyptych.evaluation.scoring.vqa_accuracy import FLAVORS as VQA_FLAVORS
 from polyptych.evaluation.scoring.vqa_accuracy import normalize_answer, vqa_scorer
 from polyptych.evaluation.scoring.yes_no import FLAVORS as YES_NO_FLAVORS
 from polyptych.evaluation.scoring.yes_no import mme_scorer, pope_scorer, statement_scorer
-from polyptych.evaluation.task import GenerationSettings, Task
-from polyptych.evaluation.tasks import blink, mirb, mme
+from polyptych.evaluation.task import GenerationSettings, Judging, Task
+from polyptych.evaluation.tasks import blink, llava_bench, mirb, mm_vet, mme, mmhal
 from polyptych.evaluation.tasks.catalog import BENCHMARKS
+from polyptych.evaluation.tasks.mantis_eval import FLAVORS as MANTIS_FLAVORS
 from polyptych.evaluation.tasks.mantis_eval import mantis_scorer
 from polyptych.schema import Example, Message, Prediction, TextBlock
 from polyptych.storybook.generation import make_examples, to_example
+from polyptych.storybook.vocabulary import KINDS as THINGS
 
 VOCABULARY = 20_000
 LIMIT = 20.0
@@ -148,6 +159,7 @@ def yes_no(words: Words, count: int) -> Iterator[Item]:
                 number,
                 [rng.choice(("yes", "no"))],
                 category=names[number // 2 % len(names)],
+                kind=names[number % 4],
                 pair=number // 2,
                 sentence=number // 4,
             ),
@@ -171,6 +183,42 @@ def mirb_answers(words: Words, count: int) -> Iterator[Item]:
         yield item(number, [truth], set=names[number % len(names)]), words.text(1, 12)
 
 
+def descriptions(words: Words, count: int) -> Iterator[Item]:
+    """Long captions that name things, five human captions, and what the picture shows."""
+    rng, kinds = words.rng, sorted(THINGS)
+
+    def told(most: int) -> str:
+        several = [f"{words.text(1, 6)} {rng.choice(kinds)}" for _ in range(rng.randint(1, most))]
+        return ", ".join(several) + "."
+
+    for number in range(count):
+        objects, likely = rng.sample(kinds, 4), rng.sample(kinds, 3)
+        humans = [told(2) for _ in range(5)]
+        yield item(number, humans, objects=objects, likely=likely), told(6)
+
+
+def replies(words: Words, count: int) -> Iterator[Item]:
+    """A judge's replies; they are read in place of answers."""
+    rng, kinds = words.rng, ("conv", "detail", "complex")
+    for number in range(count):
+        said = rng.choice(
+            (
+                f"{rng.randint(1, 10)} {rng.randint(1, 10)}\n{words.text(20, 60)}",
+                f"{words.text(20, 60)}\nRating: {rng.randint(0, 6)}",
+                f"{rng.random():.1f}",
+                words.text(20, 60),
+            )
+        )
+        known = ("gen", "know", "math", "ocr", "rec", "spat")
+        abilities = sorted(rng.sample(known, rng.randint(1, 3)))
+        yield item(number, ["?"], category=rng.choice(kinds), abilities=abilities), said
+
+
+def judged(judging: Judging) -> Scorer:
+    """What a judge's replies come to, without asking one."""
+    return lambda examples, said: judging.measure(examples, [reply.text for reply in said])
+
+
 def captions(references: int) -> Callable[[Words, int], Iterator[Item]]:
     def draw(words: Words, count: int) -> Iterator[Item]:
         for number in range(count):
@@ -185,24 +233,36 @@ CASES: dict[str, tuple[Callable[[Words, int], Iterator[Item]], Scorer]] = {
     **{f"choice, {f}": (options, choice_scorer(f)) for f in CHOICE_FLAVORS},
     "choice by task (BLINK), fixed": (options, grouped_choice_scorer("fixed", "sub_task")),
     "circular (MMBench), fixed": (options, circular_scorer("fixed")),
-    "Mantis-Eval, released": (options, mantis_scorer("released")),
+    **{f"Mantis-Eval, {f}": (options, mantis_scorer(f)) for f in MANTIS_FLAVORS},
     **{f"POPE, {f}": (yes_no, pope_scorer(f)) for f in YES_NO_FLAVORS},
     "MME": (yes_no, mme_scorer(mme.PARTS)),
     "statements (NLVR2)": (yes_no, statement_scorer()),
+    **{f"questions (AMBER), {f}": (yes_no, question_scorer(f)) for f in QUESTION_FLAVORS},
     "boxes (RefCOCO)": (boxes, box_scorer()),
     "MIRB": (mirb_answers, mirb.score_mirb),
-    "CIDEr, BLEU, ROUGE-L [coco], 1 reference": (
-        captions(1),
-        caption_scorer("cider", "bleu", "rouge_l"),
+    **{
+        f"CHAIR, 5 captions as truth, {f}": (descriptions, chair_scorer(storybook_words(), f))
+        for f in CHAIR_FLAVORS
+    },
+    "AMBER's formulas, fixed": (descriptions, amber_scorer(storybook_words())),
+    "descriptions (AMBER), words": (
+        descriptions,
+        description_scorer(AmberWords(dict.fromkeys(THINGS, ("thing",)))),
     ),
-    "CIDEr, BLEU, ROUGE-L [coco], 5 references": (
-        captions(5),
-        caption_scorer("cider", "bleu", "rouge_l"),
-    ),
-    "CIDEr, BLEU-4, ROUGE-L [sam], 1 reference": (
-        captions(1),
-        caption_scorer("cider[sam]", "bleu_4[sam]", "rouge_l[sam]"),
-    ),
+    "MM-Vet, grades": (replies, judged(mm_vet.JUDGING)),
+    "LLaVA-Bench, grades": (replies, judged(llava_bench.JUDGING)),
+    "MMHal-Bench, ratings": (replies, judged(mmhal.JUDGING)),
+    **{
+        f"{what}, {plural}": (draw, scorer)
+        for draw, plural in ((captions(1), "1 reference"), (captions(5), "5 references"))
+        for what, scorer in (
+            ("CIDEr, BLEU, ROUGE-L [coco]", caption_scorer("cider", "bleu", "rouge_l")),
+            (
+                "CIDEr, BLEU-4, ROUGE-L [sam]",
+                caption_scorer("cider[sam]", "bleu_4[sam]", "rouge_l[sam]"),
+            ),
+        )
+    },
 }
 
 

@@ -35,18 +35,11 @@ __all__ = ["METRICS", "Metric", "compute", "prepare", "resolve"]
 
 @dataclass(frozen=True)
 class Metric:
-    """How a text is prepared, and what then gives the corpus value and the items' values."""
+    """How a text is split, what gives corpus value and items' values, what is done to it before."""
 
-    prepare: Callable[[str], list[Any]]
+    split: Callable[[str], list[Any]]
     score: Callable[[Corpus], tuple[float, NDArray[np.float64]]]
-
-
-def _sam_words(text: str) -> list[str]:
-    return sam_normalize(text).split()
-
-
-def _sam_sentences(text: str) -> list[list[str]]:
-    return split_sentences(sam_normalize(text))
+    normalize: Callable[[str], str] | None = None
 
 
 METRICS: dict[str, Metric] = {
@@ -57,9 +50,9 @@ METRICS: dict[str, Metric] = {
     },
     "rouge_l[coco]": Metric(ptb_tokenize, rouge_l_coco),
     "rouge_l[rouge]": Metric(split_sentences, rouge_l_package),
-    "cider[sam]": Metric(_sam_words, cider),
-    "bleu_4[sam]": Metric(_sam_words, partial(bleu, order=4)),
-    "rouge_l[sam]": Metric(_sam_sentences, rouge_l_package),
+    "cider[sam]": Metric(str.split, cider, sam_normalize),
+    "bleu_4[sam]": Metric(str.split, partial(bleu, order=4), sam_normalize),
+    "rouge_l[sam]": Metric(split_sentences, rouge_l_package, sam_normalize),
 }
 """Every metric by its full name."""
 
@@ -127,14 +120,23 @@ def prepare(
     """
     full_names = [full for name in names for full in resolve(name)]
     _check(ids, predictions, references)
-    corpora: dict[Callable[[str], list[Any]], Corpus] = {}
-    for split in (METRICS[name].prepare for name in full_names):
-        if split not in corpora:
-            corpora[split] = Corpus(
-                [split(text) for text in predictions],
-                [[split(text) for text in texts] for texts in references],
+    normalized: dict[object, tuple[Sequence[str], Sequence[Sequence[str]]]] = {
+        None: (predictions, references)
+    }
+    corpora: dict[object, Corpus] = {}
+    for metric in (METRICS[name] for name in full_names):
+        if metric.normalize is not None and metric.normalize not in normalized:
+            normalized[metric.normalize] = (
+                [metric.normalize(text) for text in predictions],
+                [[metric.normalize(text) for text in texts] for texts in references],
             )
-    return {name: corpora[METRICS[name].prepare] for name in full_names}
+        if (metric.normalize, metric.split) not in corpora:
+            candidates, truths = normalized[metric.normalize]
+            corpora[metric.normalize, metric.split] = Corpus(
+                [metric.split(text) for text in candidates],
+                [[metric.split(text) for text in texts] for texts in truths],
+            )
+    return {name: corpora[METRICS[name].normalize, METRICS[name].split] for name in full_names}
 
 
 def _check(

@@ -71,10 +71,10 @@ class Corpus:
     def _tokens(self) -> tuple[Ints, Ints]:
         """Token numbers of all candidates, then all references, and the length of each text."""
         texts: list[list[str]] = [*self.candidates, *chain.from_iterable(self.references)]
-        if any("\xa0" in word for word in set(chain.from_iterable(texts))):
-            texts = [" ".join(words).split() for words in texts]
-        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-        return _number(chain.from_iterable(texts), int(lengths.sum())), lengths
+        tokens, lengths, words = _number(texts)
+        if any("\xa0" in word for word in words):
+            tokens, lengths, _ = _number([" ".join(words).split() for words in texts])
+        return tokens, lengths
 
     @property
     def candidate_lengths(self) -> Ints:
@@ -138,7 +138,9 @@ def _sorted_unique(values: Ints) -> Ints:
     return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)]]
 
 
-def _number(words: Iterable[str], total: int) -> Ints:
-    """Replace each word by a number, the same for the same word."""
+def _number(texts: Sequence[Sequence[str]]) -> tuple[Ints, Ints, Iterable[str]]:
+    """Each word as a number, the same for the same word; lengths of the texts; all words."""
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
     numbers: defaultdict[str, int] = defaultdict(count().__next__)
-    return np.fromiter(map(numbers.__getitem__, words), dtype=np.int64, count=total)
+    words = map(numbers.__getitem__, chain.from_iterable(texts))
+    return np.fromiter(words, dtype=np.int64, count=int(lengths.sum())), lengths, numbers

@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import chain
 
 
 def _words(text: str) -> list[str]:
@@ -87,10 +88,7 @@ def ptb_tokenize(text: str, following: str = "") -> list[str]:
     text = text.replace("\xad", "")  # the soft hyphen is no part of a word
     if following or (_MAY_CROSS_SPACES.search(text) and _crosses_spaces().search(text)):
         return _lex(" ".join(text.split()), " " + following)
-    tokens: list[str] = []
-    for chunk in text.split():
-        tokens += _lex_chunk(chunk)
-    return tokens
+    return list(chain.from_iterable(map(_lex_chunk, text.split())))
 
 
 @lru_cache(maxsize=1 << 17)

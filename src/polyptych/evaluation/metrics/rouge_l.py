@@ -50,12 +50,8 @@ def rouge_l_package(corpus: Corpus) -> tuple[float, Floats]:
     Raises:
         PolyptychError: A reference without words.
     """
-    per_item = np.array(
-        [
-            max(_package_f(candidate, reference) for reference in references)
-            for candidate, references in zip(corpus.candidates, corpus.references, strict=True)
-        ]
-    )
+    values = map(_package_f, corpus.candidates, corpus.references)
+    per_item = np.fromiter(values, dtype=np.float64, count=len(corpus))
     return float(per_item.mean()), per_item
 
 
@@ -104,19 +100,25 @@ def split_sentences(text: str) -> list[list[str]]:
 
 
 def _package_f(
-    candidate_sentences: Sequence[Sequence[str]], reference_sentences: Sequence[Sequence[str]]
+    candidate: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> float:
-    if not reference_sentences:
-        raise PolyptychError("ROUGE-L of the rouge package needs words in every reference")
-    if not candidate_sentences:
-        return 0.0
-    shared: set[str] = set()
-    for reference_words in reference_sentences:
-        for candidate_words in candidate_sentences:
-            shared |= _lcs_words(reference_words, candidate_words)
-    recall = len(shared) / len(set().union(*reference_sentences))
-    precision = len(shared) / len(set().union(*candidate_sentences))
-    return 2.0 * (precision * recall / (precision + recall + _EPSILON))
+    """The best of several references; all are sentences of words."""
+    distinct = len(set().union(*candidate))
+    best = 0.0
+    for reference in references:
+        if not reference:
+            raise PolyptychError("ROUGE-L of the rouge package needs words in every reference")
+        known = set().union(*reference)
+        shared: set[str] = set()
+        for candidate_words in candidate:
+            # A word that no reference sentence has is stepped over wherever it stands.
+            common = [word for word in candidate_words if word in known]
+            for reference_words in reference if common else ():
+                shared |= _lcs_words(reference_words, common)
+        if shared:
+            recall, precision = len(shared) / len(known), len(shared) / distinct
+            best = max(best, 2.0 * (precision * recall / (precision + recall + _EPSILON)))
+    return best
 
 
 def _lcs_words(first: Sequence[str], second: Sequence[str]) -> set[str]:

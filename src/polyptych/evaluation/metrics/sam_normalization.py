@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_MARKS = frozenset(';/[]"{}()=+\\_-><@`,?!')
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _MOST_PERIODS = 32
@@ -26,10 +26,11 @@ def sam_normalize(text: str) -> str:
         'a well known brand logo 1 of 2'
     """
     text = text.replace("\n", " ").replace("\t", " ").strip()
-    delete_all = _DIGIT_COMMA.search(text) is not None
     result = text
-    for mark in _MARKS:
-        beside_space = f"{mark} " in text or f" {mark}" in text
-        result = result.replace(mark, "" if delete_all or beside_space else " ")
+    if marks := _MARKS.intersection(text):
+        delete_all = _DIGIT_COMMA.search(text) is not None
+        for mark in marks:
+            beside_space = f"{mark} " in text or f" {mark}" in text
+            result = result.replace(mark, "" if delete_all or beside_space else " ")
     result = _PERIOD.sub("", result, count=_MOST_PERIODS)
     return result.strip("'").strip('"').strip().lower()
