@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from string import ascii_uppercase
 from typing import Any
 
@@ -42,13 +43,19 @@ class Baseline:
 def baselines(task: Task, examples: Sequence[Example]) -> dict[str, dict[str, Any]]:
     """``majority`` and ``chance`` of a task, as far as it has them, as JSON.
 
+    A metric without a number there, as CHAIR of an answer that names no object, is left out.
     None for a task whose answers are judged: no judge is asked about what no model said.
     """
     if task.judging is not None:
         return {}
     found = {"majority": majority(task, examples), "chance": chance(task, examples)}
     return {
-        name: {"answer": baseline.answer, "values": baseline.values}
+        name: {
+            "answer": baseline.answer,
+            "values": {
+                metric: value for metric, value in baseline.values.items() if not isnan(value)
+            },
+        }
         for name, baseline in found.items()
         if baseline is not None
     }
