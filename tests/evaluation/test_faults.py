@@ -326,6 +326,23 @@ def test_a_run_scores_the_rest_and_says_so(spoiled: Path) -> None:
     assert f"{record['scores'][0]['value']:8.4f}" in scored.output
 
 
+def test_an_example_without_its_picture_is_left_out(spoiled: Path) -> None:
+    picture = Path(load_examples(load_task("okvqa", "data")).examples[0].images[0].path or "")
+    picture.unlink()
+    result = run("evaluate", "blue:says", "okvqa", "--data", "data", "--out", "run")
+    assert result.exit_code == 1, result.output
+    record = read_json(spoiled / "run" / "scores.json")
+    lost = [fault for fault in record["faults"] if f"{picture.name} does not exist" in fault]
+    assert lost and len(record["faults"]) == 1 + len(lost)
+    assert record["count"] == record["scores"][0]["count"] == 11 - len(lost)
+    assert all(fault in result.output.replace("\n", "") for fault in lost)
+
+    for path in (spoiled / "data").rglob("*.jpg"):
+        path.unlink()
+    result = run("evaluate", "blue:says", "okvqa", "--data", "data", "--out", "other")
+    assert result.exit_code and "no example has its pictures, first: example" in result.output
+
+
 def test_an_answer_to_the_bad_item_is_named_too(spoiled: Path) -> None:
     run("evaluate", "blue:says", "okvqa", "--data", "data", "--out", "run")
     with open("run/predictions.jsonl", "a", encoding="utf-8") as file:

@@ -186,7 +186,7 @@ def _run(
     if task.judging is not None and judge is None:
         typer.echo("  answered; add --judge NAME to have the answers judged")
     _write_submission(task, out)
-    faults = load_examples(task).faults
+    faults = runner.with_pictures(load_examples(task)).faults
     show_problems(faults)
     return len(faults)
 

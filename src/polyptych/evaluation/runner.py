@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,7 @@ from polyptych.evaluation.scorers import (
     measure,
 )
 from polyptych.evaluation.statistics import CONFIDENCE, RESAMPLES
-from polyptych.evaluation.task import GenerationSettings, Task, load_examples, prompt_text
+from polyptych.evaluation.task import GenerationSettings, Loaded, Task, load_examples, prompt_text
 from polyptych.files import line_writer, write_aside
 from polyptych.schema import Example, ImageRef, Prediction
 
@@ -74,7 +75,7 @@ def evaluate(
         PolyptychError: If ``out`` holds a run with other settings, another model or other data.
     """
     out, settings = Path(out), settings or task.settings
-    examples, faults = load_examples(task)
+    examples, faults = with_pictures(load_examples(task))
     predictions = generate(
         answerer, examples, out / PREDICTIONS_FILE, settings=settings, progress=progress
     )
@@ -101,6 +102,24 @@ def evaluate(
     with write_aside(out / SCORES_FILE) as file:
         json.dump(record, file, indent=1, ensure_ascii=False)
     return scores
+
+
+def with_pictures(loaded: Loaded) -> Loaded:
+    """The examples whose pictures are there; each of the others is one more fault.
+
+    Raises:
+        PolyptychError: If no example has its pictures.
+    """
+    examples, faults = [], list(loaded.faults)
+    for example in loaded.examples:
+        lacking = [i.path for i in example.images if i.path and not os.path.isfile(i.path)]
+        if lacking:
+            faults.append(f"example {example.id!r}: image {lacking[0]} does not exist")
+        else:
+            examples.append(example)
+    if loaded.examples and not examples:
+        raise PolyptychError(f"no example has its pictures, first: {faults[len(loaded.faults)]}")
+    return Loaded(examples, faults)
 
 
 def _write_items(path: Path, examples: Sequence[Example], scores: Sequence[Estimate]) -> None:
