@@ -1,6 +1,6 @@
 """Time of evaluation: every scorer, batches against one by one, and what the runner adds.
 
-    OMP_NUM_THREADS=1 python benchmarks/evaluation.py                       # all three parts
+    OMP_NUM_THREADS=1 python benchmarks/evaluation.py                       # all parts
     OMP_NUM_THREADS=1 python benchmarks/evaluation.py scorers --items 100000
 
 ``scorers``: examples and answers are drawn, not read; CPU seconds of one process for the scorer
@@ -8,7 +8,7 @@ itself, and for the values and intervals (2,000 resamples) of all metrics that i
 ``batch``: 16 examples on a bundled model, in one batch and one by one: Storybook's four tasks with
 one to five pictures each, and two questions from the samples of each of eight benchmarks.
 ``overhead``: the same model over more of the first through ``polyptych.evaluation.runner``; time
-outside the model over time inside.
+outside the model over time inside. ``report``: the page of a run of 10,000 items.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from polyptych.data.records import read_records
 from polyptych.evaluation.metrics import ptb_tokenizer
 from polyptych.evaluation.scorers import Scorer, caption_scorer, estimate
 from polyptych.evaluation.scoring.amber import amber_scorer
@@ -57,7 +59,12 @@ from polyptych.evaluation.tasks.catalog import BENCHMARKS
 from polyptych.evaluation.tasks.mantis_eval import FLAVORS as MANTIS_FLAVORS
 from polyptych.evaluation.tasks.mantis_eval import mantis_scorer
 from polyptych.schema import Example, Message, Prediction, TextBlock
-from polyptych.storybook.generation import make_examples, to_example
+from polyptych.storybook.generation import (
+    RECORDS_FILE,
+    make_examples,
+    to_example,
+    write_dataset,
+)
 from polyptych.storybook.vocabulary import KINDS as THINGS
 
 VOCABULARY = 20_000
@@ -411,11 +418,48 @@ def time_runner(name: str, count: int, settings: GenerationSettings) -> None:
         print(f"{what}: {timed.seconds:.2f} + {added:.3f} = {100 * added / timed.seconds:.2f} %")
 
 
+class Parrot:
+    """Says some references again and again, so that answers of all sorts occur."""
+
+    name, hash, tokens_per_image = "parrot", "", 0
+    ignores = frozenset(GenerationSettings.__dataclass_fields__)
+
+    def __init__(self, said: Sequence[str]) -> None:
+        self.said = cycle(said)
+
+    def answer(self, examples: Sequence[Example], settings: GenerationSettings) -> list[str]:
+        """The next ones."""
+        return list(islice(self.said, len(examples)))
+
+    def context(self) -> dict[str, Any]:
+        """Its name."""
+        return {"model": {"name": self.name, "type": "function", "hash": self.hash}}
+
+
+def time_report(count: int, settings: GenerationSettings) -> None:
+    from polyptych.evaluation.run_report import write_report
+    from polyptych.evaluation.runner import evaluate
+
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder, "data")
+        write_dataset("group_captioning", written, count=100, split="test", seed=0)
+        drawn = list(read_records(written / RECORDS_FILE))
+        examples = [replace(drawn[i % len(drawn)], id=f"{i:06d}") for i in range(count)]
+        answerer = Parrot([text for example in drawn[:49] for text in example.references])
+        task = Task("groups", lambda: examples, (caption_scorer("cider", "rouge_l"),), settings)
+        evaluate(answerer, task, Path(folder))
+        start = time.process_time()
+        page = write_report(folder)
+        seconds, size = time.process_time() - start, page.stat().st_size
+    print(f"\nreport of {count} items: {seconds:.2f} CPU s, {size / 1e6:.1f} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = ("scorers", "batch", "overhead")
+    parts = ("scorers", "batch", "overhead", "report")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; all")
     parser.add_argument("--items", type=int, default=100_000, help="predictions of each scorer")
+    parser.add_argument("--report-items", type=int, default=10_000, help="items of the report")
     parser.add_argument("--only", default="", help="scorers with this in their name")
     parser.add_argument("--model", default="storybook-sam")
     parser.add_argument("--examples", type=int, default=64, help="for the runner")
@@ -432,8 +476,10 @@ def main() -> None:
             time_scorers(chosen.items, chosen.only)
         elif part == "batch":
             time_batch(chosen.model, chosen.repeats, settings)
-        else:
+        elif part == "overhead":
             time_runner(chosen.model, chosen.examples, settings)
+        else:
+            time_report(chosen.report_items, settings)
 
 
 if __name__ == "__main__":
