@@ -111,7 +111,6 @@ class StudySettings:
     sweep: tuple[Sweep, ...] = (
         Sweep(Budget(1, 12)),
         Sweep(Budget(1), (0, 1, 2, 3, 4)),
-        Sweep(Budget(2)),
     )
     """Other budgets: all seeds where pictures are shortest of tokens, else a look with one."""
     sweep_steps: int = 2000
