@@ -12,12 +12,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from polyptych.data.images import load_image
+from polyptych.data.records import IMAGE_TOKEN
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.task import GenerationSettings, prompt_text
 from polyptych.integrations import lmms_eval, vlmevalkit
+from polyptych.integrations.devices import best_device
 from polyptych.integrations.lmms_eval import cut, settings_of
 from polyptych.integrations.messages import chat_example, parts_example
 from polyptych.serving import answerers
@@ -34,6 +37,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, GenerationSettings]] = []
+        self.device = ""
 
     def answer(self, examples: Any, settings: GenerationSettings) -> list[str]:
         self.batches.append((len(examples), settings))
@@ -53,7 +57,12 @@ class Echo:
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
     answerer = Echo()
-    monkeypatch.setattr(answerers, "load_answerer", lambda *_, **__: answerer)
+
+    def load(*_: Any, device: str, **__: Any) -> Echo:
+        answerer.device = device
+        return answerer
+
+    monkeypatch.setattr(answerers, "load_answerer", load)
     return answerer
 
 
@@ -156,6 +165,14 @@ def test_requests_of_six_arguments_keep_the_order_of_images_and_answers(echo: Ec
         model.loglikelihood([])
 
 
+@pytest.mark.usefixtures("lmms_installed")
+def test_several_processes_are_told_the_device(echo: Echo) -> None:
+    """Under torchrun its evaluator makes the tensors it gathers on ``lm.device``."""
+    model = lmms_eval.PolyptychChat(pretrained="any")
+    assert torch.zeros(1, device=model.device).device.type == echo.device
+    assert lmms_eval.PolyptychChat(pretrained="any", device="meta").device == echo.device == "meta"
+
+
 def test_options_of_generation_and_stop_marks() -> None:
     assert settings_of({"temperature": 0, "do_sample": True, "max_new_tokens": 16}) == (
         GenerationSettings(max_new_tokens=16)
@@ -194,6 +211,7 @@ def test_the_launcher_of_vlmevalkit_registers_a_model_that_sees_all_images(
     assert isinstance(table["polyptych"], partial)
     model = table["polyptych"]()
     assert model.INTERLEAVE is True
+    assert echo.device == best_device()
     paths = []
     for number, picture in enumerate((RED, BLUE)):
         picture.save(tmp_path / f"{number}.png")
@@ -217,6 +235,33 @@ def test_permuted_images_are_another_prompt() -> None:
     assert one.messages == two.messages
     assert one.images == two.images[::-1]
     assert one.images != two.images
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["<image> left of <image>?"], "<image> left of <image>?"),
+        (["<image>: this\n", "<image>: that"], "<image>: this\n<image>: that"),
+        (["one mark <image>"], "<image><image>one mark image"),
+        (["no mark"], "<image><image>no mark"),
+    ],
+)
+def test_images_before_a_text_go_to_its_marks(texts: list[str], expected: str) -> None:
+    pictures = [{"type": "image", "url": picture} for picture in (RED, BLUE)]
+    words = [{"type": "text", "text": text} for text in texts]
+    example = chat_example("a", [{"role": "user", "content": [*pictures, *words]}])
+    assert prompt_text(example.messages) == expected
+    assert len(example.images) == 2
+    assert not any(IMAGE_TOKEN in message.text for message in example.messages)
+
+
+def test_marks_beside_interleaved_images_are_words() -> None:
+    picture = {"type": "image", "url": RED}
+    words = {"type": "text", "text": "the mark <image> means"}
+    example = chat_example("a", [{"role": "user", "content": [words, picture]}])
+    assert prompt_text(example.messages) == "the mark image means<image>"
+    alone = chat_example("a", [{"role": "system", "content": "each <image> is drawn"}])
+    assert prompt_text(alone.messages) == "each image is drawn"
 
 
 def test_odd_messages_are_refused() -> None:

@@ -1,6 +1,7 @@
 """Our models in lmms-eval, as a chat model: images stay where the task puts them.
 
     lmms-eval eval --model polyptych --model_args pretrained=MODEL --batch_size 8 --tasks pope
+    torchrun --nproc_per_node 2 -m lmms_eval --model polyptych ...        # two GPUs
 
 MODEL is anything that ``polyptych evaluate`` takes. lmms-eval finds :func:`manifests` by the entry
 point group ``lmms_eval.models``; it has to be installed beside this package and is imported only
@@ -14,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from polyptych.evaluation.task import GenerationSettings
+from polyptych.integrations.devices import best_device
 from polyptych.integrations.messages import chat_example
 from polyptych.schema import Example
 
@@ -63,9 +65,8 @@ def _chat_class() -> type:
 
             self.pretrained = pretrained  # before the base looks for a name of its cache
             super().__init__()
-            self.answerer = load_answerer(
-                pretrained, device=device or _best_device(), api_model=api_model
-            )
+            self.device = device or best_device()  # where its processes exchange counts
+            self.answerer = load_answerer(pretrained, device=self.device, api_model=api_model)
             self.batch_size = int(batch_size)
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
@@ -130,9 +131,3 @@ def _runs(settings: Sequence[GenerationSettings], size: int) -> list[tuple[int, 
             found.append((start, number))
             start = number
     return found
-
-
-def _best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

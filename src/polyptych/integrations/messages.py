@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from polyptych.data.records import IMAGE_TOKEN
 from polyptych.errors import PolyptychError
 from polyptych.schema import Block, Example, ImageBlock, ImageRef, Message, Role, TextBlock
 
@@ -19,7 +20,9 @@ def chat_example(identity: str, messages: Sequence[Mapping[str, Any]]) -> Exampl
     """A conversation of blocks ``{"type": "text", "text"}`` and ``{"type": "image", "url"}``.
 
     ``[{"role": "user", "content": [image A, "and", image B, "differ how?"]}]`` becomes
-    ``user: <A>and<B>differ how?``; nothing is moved to the front.
+    ``user: <A>and<B>differ how?``; nothing is moved to the front. Tasks that write no messages of
+    their own send all images, then a text with a mark ``<image>`` for each (lmms-eval's
+    ``muirbench``): there the images go to their marks, in order.
 
     Args:
         identity: Names the example in errors.
@@ -62,7 +65,32 @@ def _turn(identity: str, message: Mapping[str, Any], images: list[ImageRef]) -> 
             images.append(_reference(block["url"]))
         else:
             raise PolyptychError(f"{identity}: images and text only, got {block['type']!r}")
-    return Message(message["role"], tuple(blocks))
+    return Message(message["role"], tuple(_at_marks(blocks)))
+
+
+def _at_marks(blocks: list[Block]) -> list[Block]:
+    """Images that stand before a text which marks a place for each of them, at these places.
+
+    Other marks become the word "image": to many models the mark itself is an image.
+    """
+    texts = [block for block in blocks if isinstance(block, TextBlock)]
+    number = len(blocks) - len(texts)
+    marks = sum(block.text.count(IMAGE_TOKEN) for block in texts)
+    if marks == 0:
+        return blocks
+    if marks != number or texts != blocks[number:]:
+        return [
+            TextBlock(block.text.replace(IMAGE_TOKEN, "image"))
+            if isinstance(block, TextBlock)
+            else block
+            for block in blocks
+        ]
+    placed: list[Block] = []
+    for block in texts:
+        for index, piece in enumerate(block.text.split(IMAGE_TOKEN)):
+            placed += [ImageBlock()] if index else []
+            placed += [TextBlock(piece)] if piece else []
+    return placed
 
 
 def _reference(image: Image.Image | str | Path) -> ImageRef:

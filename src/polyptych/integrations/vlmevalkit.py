@@ -23,6 +23,7 @@ from functools import cache
 from typing import Any
 
 from polyptych.evaluation.task import GenerationSettings
+from polyptych.integrations.devices import best_device
 from polyptych.integrations.messages import parts_example
 
 SETTINGS = GenerationSettings(max_new_tokens=512)
@@ -45,7 +46,7 @@ def _model_class() -> type:
 
         Args:
             model_path: A folder, hub name, bundled name, server or function.
-            device: Where a model in memory computes.
+            device: Where a model in memory computes; default: a GPU if there is one.
             max_new_tokens: Longest answer in tokens.
         """
 
@@ -55,14 +56,14 @@ def _model_class() -> type:
         def __init__(
             self,
             model_path: str,
-            device: str = "cpu",
+            device: str | None = None,
             max_new_tokens: int = SETTINGS.max_new_tokens,
             **_: Any,
         ) -> None:
             from polyptych.serving.answerers import load_answerer
 
             super().__init__()
-            self.answerer = load_answerer(model_path, device=device)
+            self.answerer = load_answerer(model_path, device=device or best_device())
             self.settings = GenerationSettings(max_new_tokens=max_new_tokens)
 
         def generate_inner(
