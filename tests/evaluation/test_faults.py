@@ -353,7 +353,7 @@ def test_an_answer_to_the_bad_item_is_named_too(spoiled: Path) -> None:
     assert "scored 11 of 11 examples; 2 problem(s)" in scored.output
 
 
-def test_records_of_a_file_are_left_out_too(spoiled: Path) -> None:
+def test_a_bad_record_of_ones_own_file_stops_the_run(spoiled: Path) -> None:
     lines = [
         {"id": str(n), "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}]}]}
         | {"images": [], "references": ["blue", "red"]}
@@ -362,6 +362,6 @@ def test_records_of_a_file_are_left_out_too(spoiled: Path) -> None:
     lines[2]["id"] = ""
     Path("mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     result = run("evaluate", "blue:says", "mine.jsonl", "--out", "mine")
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == 2, result.output
     assert "mine.jsonl line 3: 'id' must be a non-empty string" in result.output
-    assert read_json(spoiled / "mine" / "scores.json")["count"] == 3
+    assert not Path(spoiled, "mine").exists()

@@ -19,7 +19,6 @@ from polyptych.errors import PolyptychError
 from polyptych.evaluation.demon.benchmark import demon_task
 from polyptych.evaluation.demon.catalog import DATASETS
 from polyptych.evaluation.demon.loading import read_dataset
-from polyptych.evaluation.faults import on_error
 from polyptych.evaluation.samples.writing import is_drawn
 from polyptych.evaluation.task import Task
 from polyptych.evaluation.tasks import storybook
@@ -67,11 +66,8 @@ def find_task(
             raise PolyptychError(
                 f"no task, file or folder {word!r}; tasks: {', '.join(task_names())}"
             )
-        task = Task(
-            Path(word).name,
-            lambda: read_examples(word, on_error=on_error()),
-            (storybook.CAPTIONS,),
-        )
+        # The user's own set is strict: it can be mended, and `data check` lists all that is wrong.
+        task = Task(Path(word).name, lambda: read_examples(word), (storybook.CAPTIONS,))
         return replace(task, origin={"task": os.path.abspath(word)})
     if family == "storybook":
         task = storybook.storybook_task(rest, count=count)
