@@ -13,7 +13,9 @@ import torch
 from polyptych.data.collation import Collator
 from polyptych.data.records import read_records
 from polyptych.reproduce.answers import feature_cache
+from polyptych.reproduce.base import hinted_tokens
 from polyptych.reproduce.cheetah import grid, main, main_runs, sweeps
+from polyptych.reproduce.cheetah_backbone import fresh_backbone
 from polyptych.reproduce.cheetah_sets import asks_for_named
 from polyptych.reproduce.cheetah_study import (
     VARIANTS,
@@ -23,12 +25,19 @@ from polyptych.reproduce.cheetah_study import (
 )
 from polyptych.reproduce.detail_questions import detail_correct, make_detail_question
 from polyptych.reproduce.runs import best_rates, execute
-from polyptych.reproduce.salience import captions_for, named_things
+from polyptych.reproduce.salience import (
+    ThingHints,
+    by_size,
+    captions_for,
+    make_caption,
+    named_things,
+)
 from polyptych.reproduce.small_models import ENCODER
 from polyptych.reproduce.tables import all_tables
 from polyptych.reproduce.workshop import Run
 from polyptych.storybook.graph import ThingSpec, find_things, scene_from_json
-from polyptych.storybook.scenes import Scene, Thing
+from polyptych.storybook.scenes import Scene, Thing, scene_to_json
+from polyptych.storybook.vocabulary import COLORS, KINDS, PERSON
 from polyptych.training.data import TrainingData
 
 TINY = CheetahSettings(
@@ -209,3 +218,40 @@ def test_the_changed_thing_is_looked_up_where_it_is(finished):
         caption = captions_for(scene)[0]
         thing = f"{change[names[1]]} {change[names[0]]}"
         assert (thing in caption) == asks_for_named(example)
+
+
+# --- A Q-Former that can be asked ---------------------------------------------------------------
+
+
+def test_a_hint_means_one_thing_of_its_picture():
+    hints, rng = ThingHints(16), random.Random(0)
+    scenes = [make_caption(random.Random(n), "train").scenes[0] for n in range(60)]
+    truths = [scene_to_json(scene) for scene in scenes]
+    hints.ways.weight.data.copy_(torch.arange(len(hints.ways.weight))[:, None].expand(-1, 16))
+    drawn, wanted = hints.draw(truths, rng)
+    kinds, ways = (PERSON, *KINDS), drawn[:, 0].int().tolist()
+    met = set()
+    for scene, way, thing in zip(scenes, ways, wanted, strict=True):
+        if way < 8:
+            fitting = [scene.things[by_size(scene)[way]]]
+        elif way < 8 + len(kinds):
+            fitting = [t for t in scene.things if t.kind == kinds[way - 8]]
+        else:
+            fitting = [t for t in scene.things if t.color == list(COLORS)[way - 8 - len(kinds)]]
+        assert fitting == [thing]
+        met.add((way >= 8) + (way >= 8 + len(kinds)))
+    assert met == {0, 1, 2}
+
+
+def test_without_a_hint_the_tokens_are_the_usual_ones(tmp_path):
+    shop = CheetahWorkshop(tmp_path, TINY, ENCODER)
+    model, _ = fresh_backbone(shop, 0)
+    width = model.connector.qformer.query_tokens.shape[-1]
+    seen = torch.randn(2, 144, model.config.vision_config.hidden_sizes[-1])
+    counts = torch.ones(2, dtype=torch.long)
+    with torch.no_grad():
+        usual = model.encode_images(image_features=seen, image_counts=counts).visual_tokens
+        told = hinted_tokens(model, seen, torch.zeros(2, width))
+        other = hinted_tokens(model, seen, torch.randn(2, width))
+    torch.testing.assert_close(told.flatten(0, 1), usual)
+    assert (other - told).abs().max() > 1e-3

@@ -50,6 +50,7 @@ def train_backbone(shop: CheetahWorkshop, number: int) -> None:
             shop.pictures(),
             feature_cache(shop, model, processor),
             shop.readout,
+            make_hints=shop.hints,
             steps=settings.seeing_steps,
             seed=number,
         )

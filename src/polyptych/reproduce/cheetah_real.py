@@ -32,7 +32,7 @@ from polyptych.methods.cheetah.discriminative_data import (
 )
 from polyptych.models.checkpoint import load_model
 from polyptych.reproduce.answers import cache_features
-from polyptych.reproduce.base import Readout
+from polyptych.reproduce.base import Hints, Readout
 from polyptych.reproduce.cheetah_study import EDITED, CheetahSettings, CheetahWorkshop
 from polyptych.reproduce.nlvr_boxes import (
     KINDS,
@@ -124,6 +124,7 @@ class NlvrWorkshop(CheetahWorkshop):
 
     source: Path = Path()
     readout: ClassVar[type[Readout]] = BoxReadout
+    hints: ClassVar[type[Hints] | None] = None
 
     @property
     def tasks(self) -> tuple[str, ...]:

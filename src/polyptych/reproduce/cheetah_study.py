@@ -22,11 +22,11 @@ from polyptych.methods.cheetah.model import (
 from polyptych.models.checkpoint import load_model
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.reproduce.answers import cache_features
-from polyptych.reproduce.base import Readout, pictures_of
+from polyptych.reproduce.base import Hints, Readout, pictures_of
 from polyptych.reproduce.cheetah_sets import asks_for_named, draw_set, edit_pictures
 from polyptych.reproduce.detail_questions import detail_correct
 from polyptych.reproduce.new_questions import changed_back, recaptioned, requestioned
-from polyptych.reproduce.salience import CaptionReadout
+from polyptych.reproduce.salience import CaptionReadout, ThingHints
 from polyptych.reproduce.workshop import GroupBy, Run, Workshop
 from polyptych.schema import Example, ImageRef
 from polyptych.storybook import scoring
@@ -123,6 +123,8 @@ class CheetahWorkshop(Workshop):
     also: ClassVar[Mapping[str, tuple[str, ...]]] = ALSO
     readout: ClassVar[type[Readout]] = CaptionReadout
     """What the task-agnostic Q-Former is asked."""
+    hints: ClassVar[type[Hints] | None] = ThingHints
+    """What makes it able to look for other things, of which nobody tells it."""
     captioned: ClassVar[str] = "captions-train"
     """Single pictures with captions; VPG-C learns from them, too."""
 

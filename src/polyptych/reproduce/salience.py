@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from polyptych.reproduce.base import FixedDirections, Readout
+from polyptych.reproduce.base import FixedDirections, Hints, Readout
 from polyptych.storybook.graph import Scene, Thing, ThingSpec, box_of, scene_from_json
 from polyptych.storybook.tasks.base import StoryExample, build_example, first_accepted
 from polyptych.storybook.tasks.composition import draw_scene, pairs_of
@@ -47,12 +47,17 @@ CAPTIONS = (
 
 def named_things(scene: Scene) -> list[int]:
     """Indices of the things that a caption names, the largest first."""
+    return by_size(scene)[:NAMED]
+
+
+def by_size(scene: Scene) -> list[int]:
+    """Indices of all things, the largest first."""
 
     def area(index: int) -> float:
         box = box_of(scene.things[index])
         return box.width * box.height
 
-    return sorted(range(len(scene.things)), key=lambda index: (-area(index), index))[:NAMED]
+    return sorted(range(len(scene.things)), key=lambda index: (-area(index), index))
 
 
 def captions_for(scene: Scene) -> tuple[str, ...]:
@@ -122,4 +127,48 @@ class CaptionReadout(Readout):
         ).sum()
 
 
+class ThingHints(Hints):
+    """Asks for one thing of a picture by its rank in size, its kind, or its color.
+
+    Both tokens of things shall then say kind and color of that thing.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ways = nn.Embedding(_RANKS + len(_KINDS) + len(COLORS), width)
+
+    def draw(
+        self, truths: Sequence[Any], rng: random.Random
+    ) -> tuple[Float[Tensor, "n D_q"], Sequence[Thing]]:
+        """A thing by chance, in one of the ways in which it alone is meant."""
+        drawn = [_way(scene_from_json(dict(scene)), rng) for scene in truths]
+        return self.ways(torch.tensor([way for way, _ in drawn])), [thing for _, thing in drawn]
+
+    def loss(
+        self, readout: CaptionReadout, tokens: Float[Tensor, "n Q D_llm"], wanted: Sequence[Thing]
+    ) -> Tensor:
+        """Cross-entropy of kind and color, mean over the tokens of things."""
+        kinds = torch.tensor([_KINDS.index(thing.kind) for thing in wanted])
+        colors = torch.tensor([list(COLORS).index(thing.color) for thing in wanted])
+        parts = [
+            cross_entropy(readout.kind(token), kinds) + cross_entropy(readout.color(token), colors)
+            for token in tokens[:, 1:].unbind(1)
+        ]
+        return torch.stack(parts).mean()
+
+
+def _way(scene: Scene, rng: random.Random) -> tuple[int, Thing]:
+    """Row of a hint, and the thing it means."""
+    order = by_size(scene)[:_RANKS]
+    rank = rng.randrange(len(order))
+    thing = scene.things[order[rank]]
+    ways = [rank]
+    if sum(other.kind == thing.kind for other in scene.things) == 1:
+        ways.append(_RANKS + _KINDS.index(thing.kind))
+    if sum(other.color == thing.color for other in scene.things) == 1:
+        ways.append(_RANKS + len(_KINDS) + list(COLORS).index(thing.color))
+    return rng.choice(ways), thing
+
+
+_RANKS = 8
 _KINDS = (PERSON, *KINDS)
