@@ -8,6 +8,7 @@ process, also when a worker dies and Ray has another one do its batches again.
 from __future__ import annotations
 
 import pickle
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ Compute = Callable[[Sequence[Any]], Any]
 
 _BLOCKS_PER_WORKER = 64
 """Blocks that the batches are cut into; what a dead worker had of one is computed again."""
+
+_ANSWERS_WITHIN = 10.0
+"""Seconds for a cluster to take a connection; Ray itself would try on for a quarter of an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,9 @@ def _connect(on: Cluster) -> dict[str, Any]:
             if address is None:
                 ray.init(num_cpus=on.workers, include_dashboard=False, log_to_driver=False)
             else:
+                _knock(address, ray.util.get_node_ip_address())
                 ray.init(address=address, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise PolyptychError(f"Ray cluster {address!r} is not reached: {line}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -99,6 +104,25 @@ def _connect(on: Cluster) -> dict[str, Any]:
         "pool": ray.data.ActorPoolStrategy,
         "gpus": ray.cluster_resources().get("GPU", 0),
     }
+
+
+def _knock(address: str, own: str) -> None:
+    """Find out soon that nobody listens at ``host:port`` or ``ray://host:port``.
+
+    Args:
+        address: Other forms, as ``auto``, are left to Ray.
+        own: Address of this machine in its network, which Ray listens at and takes for localhost.
+
+    Raises:
+        OSError: If there is no connection.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    host = host.strip("[]")
+    if host in ("localhost", "127.0.0.1", "::1") and not address.startswith("ray://"):
+        host = own
+    socket.create_connection((host, int(port)), timeout=_ANSWERS_WITHIN).close()
 
 
 class _Worker:
