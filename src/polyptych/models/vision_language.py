@@ -22,10 +22,12 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.cache_utils import Cache
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
 )
+from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
@@ -35,7 +37,9 @@ from polyptych.errors import PolyptychError
 from polyptych.language.beam_cache import share_prompt
 from polyptych.language.prefill import Prefill
 from polyptych.language.splicing import embed_text, repeat_examples, splice_visual_tokens
+from polyptych.models.beam_search import beam_search, is_plain
 from polyptych.models.incremental import ReadsIncrementally
+from polyptych.models.small_steps import BranchingCache, has_small_steps
 from polyptych.schema import SHOT_FIELDS, Shots, shots_of
 from polyptych.vision.encoder import VisionEncoder
 
@@ -324,6 +328,9 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
 
     def _decode(self, inputs_embeds: Float[Tensor, "C T D_llm"], **inputs: Any) -> Any:
         """Step 3: the one place that calls the language model; ``inputs`` are its own names."""
+        cache = inputs.get("past_key_values")
+        if isinstance(cache, BranchingCache):
+            return cache.step(inputs_embeds, inputs["attention_mask"], inputs["position_ids"])
         return self.language_model(inputs_embeds=inputs_embeds, **inputs)
 
     def _decode_above(
@@ -355,6 +362,14 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
 
         ``generate`` takes ``prompt_output`` from :meth:`read_more`; no step needs it any more.
         """
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, BranchingCache):  # the rest of what is asked here takes its time
+            return {
+                "input_ids": input_ids[:, -1:],
+                "attention_mask": kwargs.get("attention_mask"),
+                "position_ids": None if (p := kwargs.get("position_ids")) is None else p[:, -1:],
+                "past_key_values": cache,
+            }
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,  # type: ignore[arg-type]
             is_first_iteration=is_first_iteration,
@@ -405,9 +420,37 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
             if once.get(name) is not None:
                 once[name] = once[name][::copies]
         outputs = read(input_ids[::copies], generation_config, once, is_first_iteration)
-        share_prompt(outputs.past_key_values, copies)
+        outputs.past_key_values = self.decoding_cache(outputs.past_key_values, copies)
         outputs.logits = outputs.logits.repeat_interleave(copies, dim=0)
         return outputs
+
+    def _beam_search(
+        self,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: Any,
+        synced_gpus: bool = False,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Ours where it is asked for nothing but the best sequences."""
+        if is_plain(generation_config, stopping_criteria, synced_gpus):
+            return beam_search(self, input_ids, logits_processor, generation_config, model_kwargs)
+        return super()._beam_search(  # type: ignore[misc]
+            input_ids,  # type: ignore[arg-type]
+            logits_processor,
+            stopping_criteria,
+            generation_config,
+            synced_gpus,
+            **model_kwargs,
+        )
+
+    def decoding_cache(self, prompt: Cache, copies: int) -> Cache:
+        """The cache that beams or samples of each example go on with; ``prompt``'s is used up."""
+        if has_small_steps(self.language_model, prompt):
+            return BranchingCache(self.language_model, prompt, copies)
+        share_prompt(prompt, copies)
+        return prompt
 
     def _get_logits_processor(  # type: ignore[override]
         self,

@@ -29,6 +29,7 @@ from polyptych.language.halves import (
 from polyptych.language.prefill import Prefill
 from polyptych.language.splicing import embed_text
 from polyptych.models.incremental import PromptMemory, key_values
+from polyptych.models.small_steps import acts_on_prompts_only
 from polyptych.models.vision_language import VisionLanguageModel, VisionLanguageOutput
 from polyptych.schema import IGNORE_INDEX
 
@@ -79,6 +80,7 @@ class ReattendsAtLayer(VisionLanguageModel):
         self._prefill_in_progress = prefill if self.vpgc_enabled else None
         return super()._decode(inputs_embeds, prefill=prefill, **kwargs)
 
+    @acts_on_prompts_only
     def _inject(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

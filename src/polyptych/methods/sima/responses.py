@@ -23,7 +23,6 @@ from polyptych.data.collation import makes_own_batches
 from polyptych.errors import PolyptychError
 from polyptych.evaluation.local_model import model_hash, model_inputs
 from polyptych.evaluation.runner import batches_by_length
-from polyptych.language.beam_cache import share_prompt
 from polyptych.methods.sima.records import (
     Prompt,
     Responses,
@@ -158,7 +157,7 @@ def _write_from_one_reading(
     # generate makes positions of its own; this first reading has to agree with them
     positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     prompt = model(**{"position_ids": positions, **inputs}, use_cache=True, logits_to_keep=1)
-    share_prompt(prompt.past_key_values, rows)
+    prompt.past_key_values = model.decoding_cache(prompt.past_key_values, rows)
     prompt.logits = prompt.logits.repeat_interleave(rows, dim=0)
     return model.generate(
         input_ids=inputs["input_ids"].repeat_interleave(rows, dim=0),

@@ -1,0 +1,261 @@
+"""Decoding steps of small decoders on a CPU: large products instead of many small calls.
+
+One new token for each of five beams is a few dozen products of five rows. At such sizes a general
+implementation spends most of its time between them: separate projections, copies of keys and values
+that follow the beams, masks made anew. Here the weights of a generation are put together and laid
+out once, and beams are branches of one row: an example's new tokens stand side by side behind its
+prompt, and a mask says which of them each beam has written, so that the prompt is kept once and
+following the beams moves a few bits. (Published as tree attention, SpecInfer, arXiv 2305.09781.)
+
+The arithmetic is that of transformers' LLaMA, whose results it gives up to float32 rounding; which
+decoders have that shape says :func:`has_small_steps`. All others, and large ones, whose time is in
+the products anyway, are stepped by transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlamaForCausalLM, Qwen2ForCausalLM
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from polyptych.models.onednn import OneDnnLinear, packed_product
+
+MAX_PARAMETERS = 100_000_000
+"""Larger decoders gain little, and the second copy of their weights would be felt."""
+
+STEPS = 64
+"""Steps that fit before keys and values are moved to a larger place."""
+
+PACKED_ROWS = 4
+"""With fewer rows the usual product is faster than one of weights that were laid out for it."""
+
+_SHAPES = (LlamaForCausalLM, Qwen2ForCausalLM)
+"""Decoders of equal arithmetic: RMS norms, rotary positions, gated SiLU; biases may differ."""
+
+
+def acts_on_prompts_only(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a hook of a decoder that does nothing while single tokens are decoded."""
+    hook.acts_on_prompts_only = True  # type: ignore[attr-defined]
+    return hook
+
+
+def has_small_steps(language_model: Any, cache: Cache) -> bool:
+    """Whether a prompt's ``cache`` can be gone on from here with the same results.
+
+    Not where gradients are wanted, where a layer was replaced (LoRA) or is watched by a hook, or
+    where precision, device, attention windows or the number of parameters speak against it.
+    """
+    if type(language_model) not in _SHAPES or torch.is_grad_enabled():
+        return False
+    weights = list(language_model.parameters())
+    hooks = (
+        hook
+        for module in language_model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+    return (
+        sum(weight.numel() for weight in weights) <= MAX_PARAMETERS
+        and all(w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
+        and not torch.is_autocast_enabled("cpu")
+        and all(type(layer) is DynamicLayer for layer in cache.layers)
+        and not cache.offloading
+        and language_model.config.hidden_act == "silu"
+        and all(type(layer) in (nn.Linear, OneDnnLinear) for layer in _linears(language_model))
+        and all(getattr(hook, "acts_on_prompts_only", False) for hook in hooks)
+    )
+
+
+def _linears(language_model: Any) -> Iterator[nn.Module]:
+    """What a step multiplies with."""
+    yield language_model.lm_head
+    for layer in language_model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        yield from (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+        yield from (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+
+
+class BranchingCache(Cache):
+    """What a generation knows and how it goes on: weights, keys and values, who has written what.
+
+    To ``generate`` it is a cache; it is the model that calls :meth:`step`.
+
+    Args:
+        language_model: A decoder with small steps.
+        prompt: The cache after the prompts were read, one row per example.
+        copies: Beams or samples of each example.
+    """
+
+    def __init__(self, language_model: Any, prompt: Cache, copies: int) -> None:
+        super().__init__(layers=[])
+        decoder = language_model.model
+        rows = prompt.layers[0].keys.shape[0] * copies  # type: ignore[union-attr]
+        self.copies = copies
+        self.prompt_length = self.length = prompt.get_seq_length()
+        self._rotary = decoder.rotary_emb
+        self._layers = [
+            _Layer(layer, cached.keys, cached.values, STEPS * copies, rows)  # type: ignore[union-attr, arg-type]
+            for layer, cached in zip(decoder.layers, prompt.layers, strict=True)
+        ]
+        self._norm = decoder.norm
+        self._head = _Product(rows, language_model.lm_head)
+        self._seen: Tensor | None = None  # (B, copies, room), 0 or -inf; known at the first step
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens of each row: the prompt and what it has written."""
+        return self.length
+
+    @property
+    def is_compileable(self) -> bool:
+        """Nothing here has a fixed shape."""
+        return False
+
+    def reorder_cache(self, beam_idx: Int[Tensor, " C"]) -> None:
+        """Row i goes on from row ``beam_idx[i]``, which belongs to the same example."""
+        if self._seen is not None:
+            self._seen = self._seen.flatten(0, 1)[beam_idx].view_as(self._seen)
+
+    def step(
+        self,
+        inputs_embeds: Float[Tensor, "C 1 D_llm"],
+        attention_mask: Int[Tensor, "C L"] | None,
+        position_ids: Int[Tensor, "C 1"] | None,
+    ) -> CausalLMOutputWithPast:
+        """Read one more token of every row: logits (C, 1, V) of the next."""
+        rows = len(inputs_embeds)
+        if position_ids is None:
+            position_ids = torch.full((rows, 1), self.length)
+        seen = self._see(rows // self.copies, attention_mask)
+        rotation = _Rotation(*self._rotary(inputs_embeds, position_ids))
+        states = inputs_embeds[:, 0]
+        for layer in self._layers:
+            states = layer(states, rotation, seen)
+        self.length += 1
+        return CausalLMOutputWithPast(
+            logits=self._head(_norm(states, self._norm))[:, None],
+            past_key_values=self,
+        )
+
+    def _see(self, examples: int, mask: Tensor | None) -> Float[Tensor, "B 1 copies end"]:
+        """What every row sees in this step: its prompt, its own tokens, and the newest one."""
+        start = self.prompt_length + self.copies * (self.length - self.prompt_length)
+        end = start + self.copies
+        if self._seen is None:
+            self._seen = torch.full((examples, self.copies, self._layers[0].room), -torch.inf)
+            read = self._seen[..., : self.prompt_length]
+            read.zero_()
+            if mask is not None:
+                padding = mask[:: self.copies, None, : self.prompt_length] == 0
+                read.masked_fill_(padding, -torch.inf)
+        if end > self._seen.shape[-1]:
+            more = STEPS * self.copies
+            self._seen = functional.pad(self._seen, (0, more), value=-torch.inf)
+            for layer in self._layers:
+                layer.grow(more)
+        self._seen.diagonal(offset=start, dim1=1, dim2=2)[:] = 0.0
+        return self._seen[:, None, :, :end]
+
+
+class _Layer:
+    """A decoder layer's weights, and the keys and values of all rows (room behind the prompts)."""
+
+    def __init__(self, layer: Any, keys: Tensor, values: Tensor, room: int, rows: int) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.head_dim, self.scale = attention.head_dim, attention.scaling
+        self.kv_heads = keys.shape[1]
+        self.groups = attention.num_key_value_groups
+        self.input_norm, self.post_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.qkv = _Product(rows, attention.q_proj, attention.k_proj, attention.v_proj)
+        self.output = _Product(rows, attention.o_proj)
+        self.gate_up = _Product(rows, mlp.gate_proj, mlp.up_proj)
+        self.down = _Product(rows, mlp.down_proj)
+        self.kept = torch.stack([keys, values])  # (2, B, kv heads, room, D)
+        self.grow(room)
+
+    @property
+    def room(self) -> int:
+        """Tokens per example that fit."""
+        return self.kept.shape[3]
+
+    def grow(self, room: int) -> None:
+        """Make room for more tokens."""
+        self.kept = functional.pad(self.kept, (0, 0, 0, room))
+
+    def __call__(
+        self,
+        states: Float[Tensor, "C D_llm"],
+        rotation: _Rotation,
+        seen: Float[Tensor, "B 1 copies end"],
+    ) -> Float[Tensor, "C D_llm"]:
+        """The layer's output; the rows' keys and values become the last of those that are seen."""
+        states = states + self.output(self._attend(states, rotation, seen))
+        gate, up = self.gate_up(_norm(states, self.post_norm)).chunk(2, dim=-1)
+        return states + self.down(functional.silu(gate).mul_(up))
+
+    def _attend(
+        self,
+        states: Float[Tensor, "C D_llm"],
+        rotation: _Rotation,
+        seen: Float[Tensor, "B 1 copies end"],
+    ) -> Float[Tensor, "C heads_D"]:
+        examples, _, copies, end = seen.shape
+        rows = (examples, copies, -1, self.kv_heads, self.head_dim)
+        heads = self.qkv(_norm(states, self.input_norm)).view(len(states), -1, self.head_dim)
+        heads[:, : -self.kv_heads] = rotation(heads[:, : -self.kv_heads])
+        new = heads[:, -2 * self.kv_heads :].view(rows).permute(2, 0, 3, 1, 4)
+        self.kept[:, :, :, end - copies : end] = new
+        keys, values = self.kept[:, :, :, :end]
+        queries = heads[:, : -2 * self.kv_heads].unflatten(0, (examples, copies)).transpose(1, 2)
+        if self.groups > 1:  # query heads that share keys are further rows of them
+            queries = queries.unflatten(1, (self.kv_heads, self.groups)).flatten(2, 3)
+            seen = seen.repeat(1, 1, self.groups, 1)
+        attended = functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=seen, scale=self.scale
+        )
+        if self.groups > 1:
+            attended = attended.unflatten(2, (self.groups, copies)).flatten(1, 2)
+        return attended.transpose(1, 2).reshape(len(states), -1)
+
+
+class _Rotation:
+    """Rotary positions of one step: pairs of channels lie half a head apart."""
+
+    def __init__(self, cos: Float[Tensor, "C 1 D"], sin: Float[Tensor, "C 1 D"]) -> None:
+        self.half = cos.shape[-1] // 2
+        self.cos = cos
+        self.sin = torch.cat([-sin[..., : self.half], sin[..., self.half :]], dim=-1)
+
+    def __call__(self, heads: Float[Tensor, "C H D"]) -> Float[Tensor, "C H D"]:
+        return torch.addcmul(heads * self.cos, heads.roll(self.half, dims=-1), self.sin)
+
+
+class _Product:
+    """Linear layers of one input as one product, by the library that they multiply with."""
+
+    def __init__(self, rows: int, *layers: nn.Linear) -> None:
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = None
+        if any(layer.bias is not None for layer in layers):
+            none = weight.new_zeros(())
+            bias = torch.cat(
+                [(none if x.bias is None else x.bias).expand(x.out_features) for x in layers]
+            )
+        self._multiply: Callable[[Tensor], Tensor] = partial(
+            functional.linear, weight=weight, bias=bias
+        )
+        if type(layers[0]) is OneDnnLinear and rows >= PACKED_ROWS:
+            self._multiply = packed_product(weight, bias, rows)
+
+    def __call__(self, x: Float[Tensor, "C D_in"]) -> Float[Tensor, "C D_out"]:
+        return self._multiply(x)
+
+
+def _norm(states: Float[Tensor, "C D_llm"], norm: Any) -> Float[Tensor, "C D_llm"]:
+    return functional.rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)

@@ -1,0 +1,98 @@
+"""Decoding steps of small decoders: transformers' results, and transformers where they differ."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import DynamicCache
+
+from polyptych.data.collation import Collator
+from polyptych.models import small_steps, vision_language
+from polyptych.models.onednn import is_available, use_onednn
+from polyptych.models.small_steps import (
+    BranchingCache,
+    acts_on_prompts_only,
+    has_small_steps,
+)
+from polyptych.testing import tiny_examples, tiny_model, tiny_processor
+
+SETTINGS = {
+    "greedy": {"num_beams": 1},
+    "beams": {"num_beams": 4, "length_penalty": 2.0, "num_return_sequences": 2},
+    "samples": {"num_beams": 1, "num_return_sequences": 3, "do_sample": True},
+}
+
+
+def answers(model, settings):
+    torch.manual_seed(0)
+    batch = Collator(tiny_processor(), training=False)(tiny_examples(3))
+    assert len(batch["attention_mask"].sum(dim=1).unique()) == 3  # padded on the left
+    return model.generate(
+        **batch,
+        max_new_tokens=12,
+        min_new_tokens=12,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **{"do_sample": False, **settings},
+    )
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize("decoder", ["llama", "qwen2"])  # qwen2: biases, shared keys
+def test_equals_transformers(decoder, onednn, settings, monkeypatch):
+    if onednn and not is_available():
+        pytest.skip("this build of PyTorch has no oneDNN product")
+    monkeypatch.setattr(small_steps, "STEPS", 5)  # moves to a larger place on the way
+    model = tiny_model(decoder=decoder)
+    if onednn:
+        use_onednn(model)
+    ours = answers(model, settings)
+    assert isinstance(ours.past_key_values, BranchingCache)
+    assert ours.past_key_values.get_seq_length() == ours.sequences.shape[1] - 1
+    monkeypatch.setattr(vision_language, "has_small_steps", lambda *_: False)
+    theirs = answers(model, settings)
+    assert isinstance(theirs.past_key_values, DynamicCache)
+    assert torch.equal(ours.sequences, theirs.sequences)
+    assert len(ours.sequences[:, -12:].unique()) > 2
+    for one, other in zip(ours.logits, theirs.logits, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_other_decoders_are_left_to_transformers(monkeypatch):
+    cache, fits = DynamicCache(), tiny_model(decoder="llama").language_model
+    assert has_small_steps(fits, cache)
+    assert not has_small_steps(tiny_model(decoder="gpt2").language_model, cache)
+    assert not has_small_steps(tiny_model(decoder="llama").language_model.bfloat16(), cache)
+    with torch.enable_grad():
+        assert not has_small_steps(fits, cache)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not has_small_steps(fits, cache)
+    monkeypatch.setattr(small_steps, "MAX_PARAMETERS", 10)
+    assert not has_small_steps(fits, cache)
+
+
+@torch.no_grad()
+def test_changed_and_watched_layers_are_left_to_transformers():
+    cache, watched = DynamicCache(), tiny_model(decoder="llama").language_model
+    handle = watched.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    assert not has_small_steps(watched, cache)
+    handle.remove()
+    watched.model.layers[1].register_forward_pre_hook(acts_on_prompts_only(lambda *_: None))
+    assert has_small_steps(watched, cache)
+    lora = get_peft_model(
+        tiny_model(decoder="llama"), LoraConfig(target_modules=r"language_model.*\.q_proj")
+    )
+    assert not has_small_steps(lora.base_model.model.language_model, cache)
+
+
+def test_new_weights_are_seen_at_once():
+    """Nothing of the weights outlives an answer, however they are changed."""
+    model = tiny_model(decoder="llama")
+    before = answers(model, {"num_beams": 2})
+    for layer in model.language_model.model.layers:
+        layer.mlp.down_proj.weight.data.mul_(-3.0)
+    changed = answers(model, {"num_beams": 2})
+    assert not torch.equal(before.logits[5], changed.logits[5])
