@@ -70,6 +70,10 @@ def test_other_decoders_are_left_to_transformers(monkeypatch):
         assert not has_small_steps(fits, cache)
     with torch.autocast("cpu", torch.bfloat16):
         assert not has_small_steps(fits, cache)
+    windows = tiny_model(decoder="qwen2").language_model
+    assert has_small_steps(windows, cache)
+    windows.config.layer_types[-1] = "sliding_attention"
+    assert not has_small_steps(windows, cache)
     monkeypatch.setattr(small_steps, "MAX_PARAMETERS", 10)
     assert not has_small_steps(fits, cache)
 

@@ -55,7 +55,7 @@ def has_small_steps(language_model: Any, cache: Cache) -> bool:
     """
     if type(language_model) not in _SHAPES or torch.is_grad_enabled():
         return False
-    weights = list(language_model.parameters())
+    config, weights = language_model.config, list(language_model.parameters())
     hooks = (
         hook
         for module in language_model.modules()
@@ -67,7 +67,8 @@ def has_small_steps(language_model: Any, cache: Cache) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and all(type(layer) is DynamicLayer for layer in cache.layers)
         and not cache.offloading
-        and language_model.config.hidden_act == "silu"
+        and config.hidden_act == "silu"
+        and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
         and all(type(layer) in (nn.Linear, OneDnnLinear) for layer in _linears(language_model))
         and all(getattr(hook, "acts_on_prompts_only", False) for hook in hooks)
     )

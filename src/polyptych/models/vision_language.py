@@ -446,7 +446,9 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
         )
 
     def decoding_cache(self, prompt: Cache, copies: int) -> Cache:
-        """The cache that beams or samples of each example go on with; ``prompt``'s is used up."""
+        """The cache that beams or samples of each example go on with; ``prompt`` is used up."""
+        if isinstance(prompt, BranchingCache):  # whoever read the prompt has asked already
+            return prompt
         if has_small_steps(self.language_model, prompt):
             return BranchingCache(self.language_model, prompt, copies)
         share_prompt(prompt, copies)
