@@ -45,6 +45,23 @@ class Prefill:
         """The example of each image."""
         return example_of_image(self.image_counts)
 
+    def of_example(self, index: int, padding: int) -> Prefill | None:
+        """The same of one example whose row starts behind its padding; None without images."""
+        count = int(self.image_counts[index])
+        if count == 0:
+            return None
+        first = int(self.image_counts[:index].sum())
+        here = slice(first, first + count)
+        last, known = self.last_prompt, self.image_key_values
+        return Prefill(
+            self.visual_mask[index : index + 1, padding:],
+            self.image_counts[index : index + 1],
+            self.tokens_per_image[here],
+            self.image_features[here],
+            None if last is None else last[index : index + 1] - padding,
+            None if known is None else [kv and (kv[0][here], kv[1][here]) for kv in known],
+        )
+
     def first_copies(self, states: Float[Tensor, "C T D"]) -> Float[Tensor, "B T D"]:
         """One row of every example: the copies of a beam search have read the same prompt."""
         return states[:: len(states) // len(self.image_counts)]

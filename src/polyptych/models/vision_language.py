@@ -39,6 +39,7 @@ from polyptych.language.prefill import Prefill
 from polyptych.language.splicing import embed_text, repeat_examples, splice_visual_tokens
 from polyptych.models.beam_search import beam_search, is_plain
 from polyptych.models.incremental import ReadsIncrementally
+from polyptych.models.ragged import costs_less_alone, read_one_by_one
 from polyptych.models.small_steps import BranchingCache, has_small_steps
 from polyptych.schema import SHOT_FIELDS, Shots, shots_of
 from polyptych.vision.encoder import VisionEncoder
@@ -268,7 +269,7 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
             # A text-only batch must still touch the connector, or its processes wait for gradients.
             inputs_embeds = inputs_embeds + 0.0 * sum(p.sum() for p in self._trained_connector())
 
-        outputs = self._decode(
+        outputs = self._read(
             inputs_embeds,
             prefill=prefill,
             attention_mask=attention_mask,
@@ -325,6 +326,36 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
             connected.visual_tokens, per_example, len(inputs_embeds) // len(per_example)
         )
         return splice_visual_tokens(inputs_embeds, visual_mask, tokens, per_row)
+
+    def _read(
+        self,
+        inputs_embeds: Float[Tensor, "C T D_llm"],
+        prefill: Prefill | None,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        use_cache: bool | None,
+        **others: Any,
+    ) -> Any:
+        """Step 3 for all rows together or, where an answer begins, for each without its padding."""
+        if (
+            prefill is not None
+            and prefill.record is None
+            and attention_mask is not None
+            and use_cache
+            and others["logits_to_keep"] == 1
+            and len(inputs_embeds) == len(prefill.image_counts)
+            and not torch.is_grad_enabled()
+            and costs_less_alone(self.language_model, attention_mask, past_key_values)
+        ):
+            return read_one_by_one(self._decode, inputs_embeds, prefill, attention_mask)
+        return self._decode(
+            inputs_embeds,
+            prefill=prefill,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **others,
+        )
 
     def _decode(self, inputs_embeds: Float[Tensor, "C T D_llm"], **inputs: Any) -> Any:
         """Step 3: the one place that calls the language model; ``inputs`` are its own names."""
