@@ -26,8 +26,11 @@ def answers(model, **settings):
     )
 
 
-@pytest.mark.parametrize("make", [tiny_model, tiny_cheetah])  # reads images again on the way
-@pytest.mark.parametrize("decoder", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("make", "decoder"),
+    [(tiny_model, "llama"), (tiny_model, "gpt2"), (tiny_cheetah, "opt")],
+    ids=["sam-llama", "sam-gpt2", "cheetah-opt"],  # cheetah reads images again on the way
+)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_equals_reading_together(decoder, make, beams, monkeypatch):
     model, calls = make(decoder=decoder), []
