@@ -108,9 +108,9 @@ def test_another_family_is_refused_with_those_known() -> None:
 
 
 @torch.no_grad()
-def test_a_large_batch_on_the_cpu_is_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_batch_on_the_cpu_is_encoded_in_parts() -> None:
     encoder = build("siglip_vision_model")
-    monkeypatch.setattr("polyptych.vision.encoder.CPU_PIXELS", 2 * 28 * 28)
+    encoder.cpu_pixels = 2 * 28 * 28
     sizes: list[int] = []
     encoder.model.register_forward_pre_hook(
         lambda _, __, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True

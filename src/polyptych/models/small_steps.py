@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from polyptych.models.onednn import OneDnnLinear, packed_product
 
@@ -128,21 +127,18 @@ class BranchingCache(Cache):
         inputs_embeds: Float[Tensor, "C 1 D_llm"],
         attention_mask: Int[Tensor, "C L"] | None,
         position_ids: Int[Tensor, "C 1"] | None,
-    ) -> CausalLMOutputWithPast:
-        """Read one more token of every row: logits (C, 1, V) of the next."""
+    ) -> Float[Tensor, "C 1 V"]:
+        """Read one more token of every row: logits of the next."""
         rows = len(inputs_embeds)
         if position_ids is None:
             position_ids = torch.full((rows, 1), self.length)
         seen = self._see(rows // self.copies, attention_mask)
-        rotation = _Rotation(*self._rotary(inputs_embeds, position_ids))
+        rotation = _Rotation(self.copies, *self._rotary(inputs_embeds, position_ids))
         states = inputs_embeds[:, 0]
         for layer in self._layers:
             states = layer(states, rotation, seen)
         self.length += 1
-        return CausalLMOutputWithPast(
-            logits=self._head(_norm(states, self._norm))[:, None],
-            past_key_values=self,
-        )
+        return self._head(_norm(states, self._norm))[:, None]
 
     def _see(self, examples: int, mask: Tensor | None) -> Float[Tensor, "B 1 copies end"]:
         """What every row sees in this step: its prompt, its own tokens, and the newest one."""
@@ -177,8 +173,8 @@ class _Layer:
         self.output = _Product(rows, attention.o_proj)
         self.gate_up = _Product(rows, mlp.gate_proj, mlp.up_proj)
         self.down = _Product(rows, mlp.down_proj)
-        self.kept = torch.stack([keys, values])  # (2, B, kv heads, room, D)
-        self.grow(room)
+        self.kept = torch.zeros(2, *keys.shape[:2], keys.shape[2] + room, self.head_dim)
+        self.kept[:, :, :, : keys.shape[2]] = torch.stack([keys, values])  # 0: keys, 1: values
 
     @property
     def room(self) -> int:
@@ -197,8 +193,9 @@ class _Layer:
     ) -> Float[Tensor, "C D_llm"]:
         """The layer's output; the rows' keys and values become the last of those that are seen."""
         states = states + self.output(self._attend(states, rotation, seen))
-        gate, up = self.gate_up(_norm(states, self.post_norm)).chunk(2, dim=-1)
-        return states + self.down(functional.silu(gate).mul_(up))
+        mixed = self.gate_up(_norm(states, self.post_norm))
+        half = mixed.shape[-1] // 2
+        return states + self.down(functional.silu(mixed[:, :half]).mul_(mixed[:, half:]))
 
     def _attend(
         self,
@@ -207,33 +204,37 @@ class _Layer:
         seen: Float[Tensor, "B 1 copies end"],
     ) -> Float[Tensor, "C heads_D"]:
         examples, _, copies, end = seen.shape
-        rows = (examples, copies, -1, self.kv_heads, self.head_dim)
-        heads = self.qkv(_norm(states, self.input_norm)).view(len(states), -1, self.head_dim)
-        heads[:, : -self.kv_heads] = rotation(heads[:, : -self.kv_heads])
-        new = heads[:, -2 * self.kv_heads :].view(rows).permute(2, 0, 3, 1, 4)
-        self.kept[:, :, :, end - copies : end] = new
+        kv, groups, width = self.kv_heads, self.groups, self.head_dim
+        # heads of queries, of keys, of values
+        heads = self.qkv(_norm(states, self.input_norm)).view(examples, copies, -1, width)
+        queries = heads[:, :, : -2 * kv]
+        heads[:, :, :-kv] = rotation(heads[:, :, :-kv])
+        new = heads[:, :, -2 * kv :].view(examples, copies, 2, kv, width)
+        self.kept[:, :, :, end - copies : end] = new.permute(2, 0, 3, 1, 4)
         keys, values = self.kept[:, :, :, :end]
-        queries = heads[:, : -2 * self.kv_heads].unflatten(0, (examples, copies)).transpose(1, 2)
-        if self.groups > 1:  # query heads that share keys are further rows of them
-            queries = queries.unflatten(1, (self.kv_heads, self.groups)).flatten(2, 3)
-            seen = seen.repeat(1, 1, self.groups, 1)
+        queries = queries.transpose(1, 2)
+        if groups > 1:  # query heads that share keys are further rows of them
+            queries = queries.reshape(examples, kv, groups * copies, width)
+            seen = seen.repeat(1, 1, groups, 1)
         attended = functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=seen, scale=self.scale
         )
-        if self.groups > 1:
-            attended = attended.unflatten(2, (self.groups, copies)).flatten(1, 2)
+        if groups > 1:
+            attended = attended.reshape(examples, kv * groups, copies, width)
         return attended.transpose(1, 2).reshape(len(states), -1)
 
 
 class _Rotation:
     """Rotary positions of one step: pairs of channels lie half a head apart."""
 
-    def __init__(self, cos: Float[Tensor, "C 1 D"], sin: Float[Tensor, "C 1 D"]) -> None:
+    def __init__(
+        self, copies: int, cos: Float[Tensor, "C 1 D"], sin: Float[Tensor, "C 1 D"]
+    ) -> None:
         self.half = cos.shape[-1] // 2
-        self.cos = cos
-        self.sin = torch.cat([-sin[..., : self.half], sin[..., self.half :]], dim=-1)
+        signed = torch.cat([-sin[..., : self.half], sin[..., self.half :]], dim=-1)
+        self.cos, self.sin = (x.view(-1, copies, 1, x.shape[-1]) for x in (cos, signed))
 
-    def __call__(self, heads: Float[Tensor, "C H D"]) -> Float[Tensor, "C H D"]:
+    def __call__(self, heads: Float[Tensor, "B copies H D"]) -> Float[Tensor, "B copies H D"]:
         return torch.addcmul(heads * self.cos, heads.roll(self.half, dims=-1), self.sin)
 
 

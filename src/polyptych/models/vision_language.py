@@ -226,6 +226,10 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
         Raises:
             PolyptychError: If placeholders and visual tokens differ in number.
         """
+        if isinstance(past_key_values, BranchingCache):
+            words = self.get_input_embeddings()(input_ids)
+            logits = past_key_values.step(words, attention_mask, position_ids)
+            return VisionLanguageOutput(logits=logits, past_key_values=past_key_values)
         visual_mask = input_ids == self.config.image_token_id
         if lower_states is not None:
             return self._decode_above(
@@ -359,9 +363,6 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
 
     def _decode(self, inputs_embeds: Float[Tensor, "C T D_llm"], **inputs: Any) -> Any:
         """Step 3: the one place that calls the language model; ``inputs`` are its own names."""
-        cache = inputs.get("past_key_values")
-        if isinstance(cache, BranchingCache):
-            return cache.step(inputs_embeds, inputs["attention_mask"], inputs["position_ids"])
         return self.language_model(inputs_embeds=inputs_embeds, **inputs)
 
     def _decode_above(
@@ -410,6 +411,20 @@ class VisionLanguageModel(ReadsIncrementally, PreTrainedModel, GenerationMixin):
             for name in PREFILL_INPUTS:
                 inputs.pop(name, None)
         return inputs
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Small steps need the prompt's mask and the newest positions; nothing has to grow."""
+        cache = outputs.past_key_values
+        if not isinstance(cache, BranchingCache):
+            return super()._update_model_kwargs_for_generation(
+                outputs, model_kwargs, *args, **kwargs
+            )
+        if (positions := model_kwargs.get("position_ids")) is not None:
+            model_kwargs["position_ids"] = positions[:, -1:] + 1
+        model_kwargs["past_key_values"] = cache
+        return model_kwargs
 
     @staticmethod
     def _expand_inputs_for_generation(  # type: ignore[override]

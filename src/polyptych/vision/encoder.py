@@ -149,6 +149,7 @@ class VisionEncoder(nn.Module):
         if config.model_type == "instructblip_vision_model":
             self.model.post_layernorm.eps = EVA_FINAL_NORM_EPS
         self.config = config
+        self.cpu_pixels = CPU_PIXELS
 
     @property
     def hidden_size(self) -> int:
@@ -160,7 +161,7 @@ class VisionEncoder(nn.Module):
         if self.training or pixel_values.device.type != "cpu":
             return self._encode(pixel_values)
         height, width = pixel_values.shape[-2:]
-        parts = pixel_values.split(max(1, CPU_PIXELS // (height * width)))
+        parts = pixel_values.split(max(1, self.cpu_pixels // (height * width)))
         return torch.cat([self._encode(part) for part in parts])
 
     def _encode(self, pixel_values: Float[Tensor, "I 3 H W"]) -> Float[Tensor, "I P D_v"]:
