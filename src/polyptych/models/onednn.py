@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.activations import GELUActivation
 
-from polyptych.models.onednn_attention import use_onednn_attention
+from polyptych.models.onednn_attention import use_onednn_attention, wants_gradient
 from polyptych.vision.encoder import CPU_PIXELS, VisionEncoder
 
 MIN_ROWS = 8
@@ -87,7 +87,7 @@ class OneDnnLinear(nn.Linear):
         """``x W^T + b``."""
         if not self._multiplies(input):
             return functional.linear(input, self.weight, self.bias)
-        if not torch.is_grad_enabled():
+        if not wants_gradient(input, self.weight, self.bias):
             return _product(input, self.weight, self.bias)
         return _Linear.apply(input, self.weight, self.bias)
 
@@ -106,7 +106,8 @@ class OneDnnLinearGelu(OneDnnLinear):
 
     def forward(self, input: Float[Tensor, "*X D_in"]) -> Float[Tensor, "*X D_out"]:  # noqa: A002
         """``GELU(x W^T + b)``; in one go where no gradient asks for what lies between."""
-        if torch.is_grad_enabled() or not self._multiplies(input):
+        wanted = wants_gradient(input, self.weight, self.bias)
+        if wanted or not self._multiplies(input):
             return functional.gelu(super().forward(input))
         return _product(input, self.weight, self.bias, "gelu")
 

@@ -32,6 +32,11 @@ _WARM_UP = 3
 """Runs until TorchScript has seen the shapes, and compiled."""
 
 
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Whether a product of these will be asked for a gradient; not so in frozen encoders."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
 class _Attention(nn.Module):
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -78,7 +83,7 @@ def attention_forward(
         attention_mask is not None
         or dropout
         or kwargs.get("is_causal")
-        or torch.is_grad_enabled()
+        or wants_gradient(*tensors)
         or torch.is_autocast_enabled("cpu")
         or query.shape[2] < MIN_TOKENS
         or any(
