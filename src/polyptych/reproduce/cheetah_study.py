@@ -92,13 +92,13 @@ class CheetahSettings:
     """Steps of the language model on captions and tasks, the Q-Former frozen."""
     base_learning_rate: float = 1e-3
     base_batch: int = 32
-    steps: int = 400
+    steps: int = 1200
     """Steps of every variant from its backbone."""
-    grid_steps: int = 200
+    grid_steps: int = 400
     """Steps of the shorter runs that choose a learning rate."""
     edited_per_step: int = 24
     captions_per_step: int = 64
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     placement: Placement = Placement()
     layers: tuple[int, ...] = (1, 2, 4, 5)
@@ -110,7 +110,7 @@ class CheetahSettings:
     def quick(self) -> CheetahSettings:
         """One seed, no grid, no sweep: a look at everything in a fraction of the time."""
         return replace(
-            self, seeds=self.seeds[:1], learning_rates=(1e-3,), bases=1, layers=(), shares=()
+            self, seeds=self.seeds[:1], learning_rates=(1e-2,), bases=1, layers=(), shares=()
         )
 
 
@@ -254,10 +254,8 @@ class CheetahWorkshop(Workshop):
         return "validation" if run.purpose == "grid" else "test"
 
     def merit(self, record: Mapping[str, Any]) -> float:
-        """Mean over the tasks, on validation sets: ROUGE-L of changes, accuracy of details."""
-        tasks = record["tasks"]
-        changes = tasks["change_captioning"]["rouge_l[coco]"]
-        return (changes + tasks["detail_questions"]["accuracy[detail]"]) / 2
+        """ROUGE-L of changes on validation pairs: the paper's ablation, too, compares pictures."""
+        return record["tasks"]["change_captioning"]["rouge_l[coco]"]
 
     def build(self, run: Run) -> tuple[PreTrainedModel, PolyptychProcessor]:
         """The backbone with VPG-C that changes nothing yet."""
