@@ -8,7 +8,7 @@ from transformers.cache_utils import DynamicCache
 
 from polyptych.language import beam_cache
 from polyptych.language.beam_cache import SharedPromptLayer, share_prompt
-from polyptych.models import vision_language
+from polyptych.models import answering
 from polyptych.testing import tiny_examples, tiny_model, tiny_processor
 
 
@@ -46,11 +46,11 @@ def test_generation_is_that_of_the_ordinary_cache(decoder, beams, monkeypatch):
 
     model, processor = tiny_model(decoder=decoder), tiny_processor()
     batch = Collator(processor, training=False)(tiny_examples(3))
-    monkeypatch.setattr(vision_language, "has_small_steps", lambda *_: False)
+    monkeypatch.setattr(answering, "has_small_steps", lambda *_: False)
     settings = {"num_beams": beams, "max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
     shared = model.generate(**batch, **settings)
     monkeypatch.setattr(
-        vision_language, "share_prompt", lambda cache, copies: cache.batch_repeat_interleave(copies)
+        answering, "share_prompt", lambda cache, copies: cache.batch_repeat_interleave(copies)
     )
     assert torch.equal(shared, model.generate(**batch, **settings))
     assert len(shared[:, -10:].unique()) > 2

@@ -10,7 +10,7 @@ from transformers import StopStringCriteria
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from polyptych.data.collation import Collator
-from polyptych.models import vision_language
+from polyptych.models import answering
 from polyptych.models.beam_search import is_plain
 from polyptych.testing import tiny_examples, tiny_model, tiny_processor
 
@@ -36,7 +36,7 @@ def test_equals_transformers(decoder, early_stopping, monkeypatch):
         }
         ours = model.generate(**batch, **settings)
         with monkeypatch.context() as patched:
-            patched.setattr(vision_language, "is_plain", lambda *_: False)
+            patched.setattr(answering, "is_plain", lambda *_: False)
             theirs = model.generate(**batch, **settings)
         assert torch.equal(ours, theirs), settings
         lengths.add(ours.shape[1])

@@ -53,6 +53,7 @@ def test_who_is_read_alone(monkeypatch):
     assert not costs_less_alone(decoder, mask, None)  # tiny: calls cost more than padding
     monkeypatch.setattr(ragged, "CALL", 0)
     assert costs_less_alone(decoder, mask, DynamicCache())
+    assert not costs_less_alone(decoder, mask.flip(1), None)  # padded behind
     assert not costs_less_alone(decoder, mask[:1], None)  # one row
     assert not costs_less_alone(decoder, torch.ones_like(mask), None)  # no padding
     assert not costs_less_alone(decoder, None, None)

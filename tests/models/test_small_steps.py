@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache
 
 from polyptych.data.collation import Collator
-from polyptych.models import small_steps, vision_language
+from polyptych.models import answering, small_steps
 from polyptych.models.onednn import is_available, use_onednn
 from polyptych.models.small_steps import (
     BranchingCache,
@@ -51,7 +51,7 @@ def test_equals_transformers(decoder, onednn, settings, monkeypatch):
     ours = answers(model, settings)
     assert isinstance(ours.past_key_values, BranchingCache)
     assert ours.past_key_values.get_seq_length() == ours.sequences.shape[1] - 1
-    monkeypatch.setattr(vision_language, "has_small_steps", lambda *_: False)
+    monkeypatch.setattr(answering, "has_small_steps", lambda *_: False)
     theirs = answers(model, settings)
     assert isinstance(theirs.past_key_values, DynamicCache)
     assert torch.equal(ours.sequences, theirs.sequences)

@@ -36,6 +36,8 @@ def costs_less_alone(
         or any(type(layer) is not DynamicLayer for layer in cache.layers)
     ):
         return False
+    if bool((mask[:, 1:] < mask[:, :-1]).any()):  # something is left out that is not in front
+        return False
     padding = mask.numel() - int(mask.sum())
     weights = sum(weight.numel() for weight in language_model.parameters())
     return padding * weights > CALL * (len(mask) - 1)
