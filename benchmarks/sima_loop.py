@@ -8,13 +8,15 @@ verdicts    which of the two answers is better, with the full critic prompt and 
 by these variants:
 
 published    the released loop, transcribed: prompts one by one, images and prompt read for each
-             answer anew; the critic's prompt read anew for each pair, one order, and its verdict
-             written in words (32 tokens here; the demonstrations' take about 50)
+             answer anew, answers written by transformers; the critic's prompt read anew for each
+             pair, one order, and its verdict written in words (32 tokens here; the
+             demonstrations' take about 50)
 one by one   verdicts only: log-odds instead of words, in both orders, each row read alone
 polyptych    batches of 16; one reading of image and prompt for both answers; the critic's fixed
              part read once, image and question once for both orders
++onednn      the same with linear layers multiplied by oneDNN (``polyptych.models.onednn``)
 
-The last two must agree in every margin, and all in every greedy answer, before anything is timed.
+The last three must agree in every margin, and all in every greedy answer, before anything is timed.
 All run in one process and take turns. The best turn is reported, in processor and in wall-clock
 time.
 """
@@ -39,7 +41,9 @@ from polyptych.methods.sima.critic_rows import Contest, CriticRows
 from polyptych.methods.sima.prompts import CriticFormat
 from polyptych.methods.sima.records import Prompt, Responses, as_prompts
 from polyptych.methods.sima.responses import SamplingSettings, draw_candidates
+from polyptych.models import onednn
 from polyptych.models.llava import PolyptychLlavaConfig, PolyptychLlavaForConditionalGeneration
+from polyptych.models.onednn import use_onednn
 from polyptych.schema import Example
 from polyptych.testing import tiny_examples, tiny_llava_processor
 
@@ -116,15 +120,18 @@ def build(sizes: Sizes) -> tuple[Any, Any]:
         image_token_id=processor.image_token_id,
     )
     model = PolyptychLlavaForConditionalGeneration(config).eval()
-    model.generation_config.eos_token_id = None
+    for part in (model, model.language_model):
+        part.generation_config.eos_token_id = None
     return model, processor
 
 
 class Loop:
     """Both kinds of work, by every variant, over the same prompts."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, faster: bool = False) -> None:
         self.model, self.processor = build(sizes)
+        if faster:
+            use_onednn(self.model)
         examples = tiny_examples(BATCH, image_counts=(1,))
         self.prompts: list[Prompt] = list(as_prompts(examples))
         self.settings = SamplingSettings(samples=1, max_new_tokens=NEW_TOKENS)
@@ -137,17 +144,30 @@ class Loop:
         self.published_rows = CriticRows(released, both_orders=False)
 
     @torch.inference_mode()
-    def _generate(self, example: Example, **settings: Any) -> str:
-        inputs = model_inputs(self.model, self.processor, [example])
-        ids = self.model.generate(**inputs, pad_token_id=self.processor.pad_token_id, **settings)
-        return self.processor.decode_answers(ids, inputs["input_ids"].shape[1])[0]
+    def _published_answer(self, example: Example, **settings: Any) -> str:
+        """By transformers' ``generate`` of the language model, whose cache holds the images."""
+        inputs, model = model_inputs(self.model, self.processor, [example]), self.model
+        images = model.encode_images(inputs["pixel_values"], image_counts=inputs["image_counts"])
+        visual = inputs["input_ids"] == model.config.image_token_id
+        embeds = model._embed(inputs["input_ids"], visual)
+        ids = model.language_model.generate(
+            inputs_embeds=model._splice(embeds, visual, images, inputs["image_counts"]),
+            attention_mask=inputs["attention_mask"],
+            pad_token_id=self.processor.pad_token_id,
+            suppress_tokens=model.generation_config.suppress_tokens,
+            **settings,
+        )
+        return self.processor.decode_answers(ids, 0)[0]
 
     def published_candidates(self, prompts: Sequence[Prompt]) -> list[tuple[str, str]]:
         """Two calls per prompt."""
         greedy = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
         sampled = {**greedy, "do_sample": True, "temperature": 0.8, "top_p": 0.9}
         return [
-            (self._generate(p.example, **greedy), self._generate(p.example, **sampled))
+            (
+                self._published_answer(p.example, **greedy),
+                self._published_answer(p.example, **sampled),
+            )
             for p in prompts
         ]
 
@@ -161,7 +181,9 @@ class Loop:
     def published_verdicts(self, contests: Sequence[Contest]) -> list[str]:
         """One text per pair."""
         rows = [self.published_rows.examples(contest, 1)[0] for contest in contests]
-        return [self._generate(row, max_new_tokens=NEW_TOKENS, do_sample=False) for row in rows]
+        return [
+            self._published_answer(row, max_new_tokens=NEW_TOKENS, do_sample=False) for row in rows
+        ]
 
     def verdicts_one_by_one(self, contests: Sequence[Contest]) -> list[float]:
         """Margins; every row is a batch of its own and nothing is kept."""
@@ -213,6 +235,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for name in args.sizes:
         loop = Loop(SIZES[name])
         differences[name] = check_equal(loop)
+        faster = Loop(SIZES[name], faster=True) if onednn.is_available() else None
         few_prompts, few_contests = loop.prompts[:ONE_BY_ONE], loop.contests[:ONE_BY_ONE]
         works: dict[str, dict[str, tuple[int, Callable[[], Any]]]] = {
             "candidates": {
@@ -225,6 +248,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 "polyptych": (BATCH, partial(loop.verdicts, loop.contests)),
             },
         }
+        if faster is not None:
+            check_equal(faster)
+            works["candidates"]["polyptych+onednn"] = (
+                2 * BATCH,
+                partial(faster.candidates, faster.prompts),
+            )
+            works["verdicts"]["polyptych+onednn"] = (
+                BATCH,
+                partial(faster.verdicts, faster.contests),
+            )
         for work, variants in works.items():
             tasks = {variant: task for variant, (_, task) in variants.items()}
             results = measure(tasks, args.repeats, args.seconds, summarize=min)
