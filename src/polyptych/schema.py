@@ -124,9 +124,9 @@ class Shots(TypedDict, total=False):
     shot_image_counts: Tensor  # (S,) images of each shot
     shot_pixel_values: Tensor  # (I_S, 3, H, W)
     shot_image_features: Tensor  # (I_S, P, D_v) precomputed
-    shot_vision_tokens: Tensor  # (N_S, D) flat over the shots
+    shot_vision_tokens: Tensor  # (N_S, W) flat over the shots
     shot_vision_lengths: Tensor  # (S,)
-    shot_language_tokens: Tensor  # (M_S, D) flat over the shots
+    shot_language_tokens: Tensor  # (M_S, W) flat over the shots
     shot_language_lengths: Tensor  # (S,)
 
 

@@ -42,7 +42,11 @@ class MultiHeadAttention(nn.Module):
 
     def project(self, source: Float[Tensor, "X L D_s"]) -> KeyValue:
         """Keys and values of a source, computed once for however many queries."""
-        return self._split(self.key(source)), self._split(self.value(source))
+        return self.split_heads(self.key(source), self.value(source))
+
+    def split_heads(self, keys: Float[Tensor, "X L D"], values: Float[Tensor, "X L D"]) -> KeyValue:
+        """Projected keys and values, as queries meet them."""
+        return self._split(keys), self._split(values)
 
     def forward(
         self,

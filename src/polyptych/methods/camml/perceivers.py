@@ -20,9 +20,10 @@ from typing import cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import InstructBlipQFormerConfig
 
-from polyptych.connectors.qformer import KeyValue, QFormerLayer
+from polyptych.connectors.qformer import KeyValue, MultiHeadAttention, QFormerLayer
 from polyptych.errors import PolyptychError
 from polyptych.methods.camml.shots import ShotTokens, pad_ragged, ranks, sums_over_examples
 
@@ -100,27 +101,37 @@ class ContextPerceiver(Perceiver):
         self.vision_projection = nn.Linear(width, language_width)  # W_v
         self.text_projection = nn.Linear(width, language_width)  # W_t
 
+    @property
+    def _looks(self) -> list[MultiHeadAttention]:
+        return [layer.cross_attention for layer in self.layers if layer.has_cross_attention]
+
+    def project(self, tokens: Float[Tensor, "N D"]) -> Float[Tensor, "N W"]:
+        """What is read of each token: keys and values of the layers that look, side by side."""
+        parts = [linear(tokens) for look in self._looks for linear in (look.key, look.value)]
+        return torch.cat(parts, dim=-1)
+
+    def project_places(self, places: Float[Tensor, "N D"]) -> Float[Tensor, "N W"]:
+        """What a place adds to that: the same, but for the biases."""
+        weights = [linear.weight for look in self._looks for linear in (look.key, look.value)]
+        return functional.linear(places, torch.cat(weights))
+
     def read(
         self,
-        vision: Float[Tensor, "N D"],
+        vision: Float[Tensor, "N W"],
         vision_lengths: Int[Tensor, " B"],
-        language: Float[Tensor, "M D"],
+        language: Float[Tensor, "M W"],
         language_lengths: Int[Tensor, " B"],
     ) -> Float[Tensor, "B C D_llm"]:
-        """C = 2Q context tokens per example; both modalities in one pass.
-
-        Keys and values are projected before they are padded: pads cost nothing.
-        """
+        """C = 2Q context tokens per example from projected shots; both modalities in one pass."""
         lengths = torch.cat([vision_lengths, language_lengths])
-        mask = None
-        source: list[KeyValue | None] = []
-        for key_value in self.key_values(torch.cat([vision, language])[None]):
-            if key_value is None:
-                source.append(None)
-                continue
-            key, mask = pad_ragged(key_value[0][0].transpose(0, 1), lengths)  # (2B, L, heads, d)
-            value, _ = pad_ragged(key_value[1][0].transpose(0, 1), lengths)
-            source.append((key.transpose(1, 2), value.transpose(1, 2)))
+        padded, mask = pad_ragged(torch.cat([vision, language]), lengths)  # (2B, L, W)
+        parts = iter(padded.chunk(2 * len(self._looks), dim=-1))
+        source: list[KeyValue | None] = [
+            layer.cross_attention.split_heads(next(parts), next(parts))
+            if layer.has_cross_attention
+            else None
+            for layer in self.layers
+        ]
         examples = len(vision_lengths)
         queries = torch.cat([self.vision_queries, self.text_queries])
         queries = queries.repeat_interleave(examples, dim=0)
@@ -165,7 +176,9 @@ class CaMML(nn.Module):
         words: Float[Tensor, "S L D_llm"],
         words_mask: Bool[Tensor, "S L"],
     ) -> ShotTokens:
-        """V_k and T_k of all shots, each by itself: one pass per perceiver.
+        """V_k and T_k of all shots, each by itself, as the Context Perceiver reads them.
+
+        One pass per perceiver.
 
         Raises:
             PolyptychError: If a text is longer than positions are known.
@@ -181,10 +194,12 @@ class CaMML(nn.Module):
         language = self.language_perceiver(
             text, self.language_perceiver.key_values(patches), text_mask, patches_mask
         )
+        patch_rows = vision.flatten(0, 1) if patches_mask is None else vision[patches_mask]
+        project = self.context_perceiver.project
         return ShotTokens(
-            vision.flatten(0, 1) if patches_mask is None else vision[patches_mask],
+            project(patch_rows),
             visual_lengths,
-            language[words_mask],
+            project(language[words_mask]),
             words_mask.sum(dim=1),
         )
 
@@ -198,7 +213,8 @@ class CaMML(nn.Module):
         """
         vision, language = shots.vision, shots.language
         if self.shot_positions is not None:
-            places = _first_rows(self.shot_positions, int(counts.max()), "shots")[ranks(counts)]
+            rows = _first_rows(self.shot_positions, int(counts.max()), "shots")
+            places = self.context_perceiver.project_places(rows)[ranks(counts)]
             vision = vision + places.repeat_interleave(shots.vision_lengths, dim=0)
             language = language + places.repeat_interleave(shots.language_lengths, dim=0)
         has_shots = counts > 0

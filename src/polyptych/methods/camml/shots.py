@@ -30,13 +30,16 @@ from polyptych.schema import Example, Message, Shots, TextBlock, shots_of
 
 @dataclass(frozen=True, slots=True)
 class ShotTokens:
-    """S shots after the Vision and the Language Perceiver, each modality flat over the shots."""
+    """S shots after the Vision and the Language Perceiver, each modality flat over the shots.
 
-    vision: Float[Tensor, "N D"]
+    Rows are what the Context Perceiver reads of V_k and T_k: keys and values, W numbers in all.
+    """
+
+    vision: Float[Tensor, "N W"]
     """One row per patch of the shots' images."""
     vision_lengths: Int[Tensor, " S"]
     """Rows of each shot; 0 where it has no image."""
-    language: Float[Tensor, "M D"]
+    language: Float[Tensor, "M W"]
     """One row per word."""
     language_lengths: Int[Tensor, " S"]
     """Rows of each shot."""
@@ -132,7 +135,7 @@ def leaked_mask(mask: Int[Tensor, "S L"], counts: Int[Tensor, " B"]) -> Bool[Ten
 
 
 class ShotCache:
-    """A datastore's shots after the perceivers, each encoded when it is first asked for.
+    """A datastore's shots as the Context Perceiver reads them, encoded when first asked for.
 
     Entries are known by their content, so that an edited one is encoded anew. For a
     :class:`polyptych.data.collation.Collator` (``shots=``): a question then costs the same for one
@@ -188,8 +191,7 @@ class ShotCache:
         )
         for part in (model.vision_encoder, model.connector, model.get_input_embeddings()):
             _digest(digest, part.state_dict())
-        own = model.camml.state_dict().items()
-        _digest(digest, {n: t for n, t in own if not n.startswith("context_perceiver.")})
+        _digest(digest, model.camml.state_dict())
         return digest.hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
