@@ -60,6 +60,18 @@ def test_equals_transformers(decoder, onednn, settings, monkeypatch):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("onednn", [False, True])
+def test_a_forward_under_autocast(onednn):
+    """As accelerate wraps a model that trains in bfloat16 and is validated by its answers."""
+    if onednn and not is_available():
+        pytest.skip("this build of PyTorch has no oneDNN product")
+    model = tiny_model(decoder="llama")
+    if onednn:
+        use_onednn(model)
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    assert type(answers(model, {"num_beams": 2}).past_key_values) is DynamicCache
+
+
 @torch.no_grad()
 def test_other_decoders_are_left_to_transformers(monkeypatch):
     cache, fits = DynamicCache(), tiny_model(decoder="llama").language_model

@@ -64,12 +64,19 @@ def has_small_steps(language_model: Any, cache: Cache) -> bool:
         sum(weight.numel() for weight in weights) <= MAX_PARAMETERS
         and all(w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
         and not torch.is_autocast_enabled("cpu")
-        and all(type(layer) is DynamicLayer for layer in cache.layers)
+        and all(_holds_float32(layer) for layer in cache.layers)
         and not cache.offloading
         and config.hidden_act == "silu"
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
         and all(type(layer) in (nn.Linear, OneDnnLinear) for layer in _linears(language_model))
         and all(getattr(hook, "acts_on_prompts_only", False) for hook in hooks)
+    )
+
+
+def _holds_float32(layer: Any) -> bool:
+    """An ordinary layer of a cache, not read under autocast."""
+    return type(layer) is DynamicLayer and all(
+        kept is not None and kept.dtype == torch.float32 for kept in (layer.keys, layer.values)
     )
 
 
@@ -135,10 +142,12 @@ class BranchingCache(Cache):
         seen = self._see(rows // self.copies, attention_mask)
         rotation = _Rotation(self.copies, *self._rotary(inputs_embeds, position_ids))
         states = inputs_embeds[:, 0]
-        for layer in self._layers:
-            states = layer(states, rotation, seen)
+        with torch.autocast("cpu", enabled=False):  # accelerate turns it on in forward alone
+            for layer in self._layers:
+                states = layer(states, rotation, seen)
+            logits = self._head(_norm(states, self._norm))
         self.length += 1
-        return self._head(_norm(states, self._norm))[:, None]
+        return logits[:, None]
 
     def _see(self, examples: int, mask: Tensor | None) -> Float[Tensor, "B 1 copies end"]:
         """What every row sees in this step: its prompt, its own tokens, and the newest one."""
