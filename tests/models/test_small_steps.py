@@ -68,8 +68,12 @@ def test_a_forward_under_autocast(onednn):
     model = tiny_model(decoder="llama")
     if onednn:
         use_onednn(model)
+    expected = answers(model, {"num_beams": 1})
     model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
-    assert type(answers(model, {"num_beams": 2}).past_key_values) is DynamicCache
+    actual = answers(model, {"num_beams": 1})
+    assert isinstance(actual.past_key_values, BranchingCache)
+    assert actual.logits[1].dtype == torch.float32  # steps are taken as they are without it
+    torch.testing.assert_close(actual.logits[1], expected.logits[1], atol=0.1, rtol=0.1)
 
 
 @torch.no_grad()

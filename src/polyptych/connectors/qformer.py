@@ -138,24 +138,29 @@ class QFormerLayer(GradientCheckpointingLayer):
         image_mask: Tensor | None = None,
         image_score: Tensor | None = None,
         queries_only: bool = False,
-    ) -> Float[Tensor, "X R D_q"]:
+        example: Int[Tensor, " I"] | None = None,
+    ) -> Float[Tensor, "Y R D_q"]:
         """One step of the stack.
 
         ``image`` holds this layer's keys and values (None in layers without cross-attention).
         ``queries_only`` leaves out the text rows of the result, which nobody reads after the last
-        layer (R = Q instead of S).
+        layer (R = Q instead of S). With ``example``, ``hidden`` has one row per example: images of
+        an example are equal until they are looked at, that is, up to the first such layer.
         """
         rows = hidden[:, :num_queries] if queries_only else hidden
         attended = self.self_attention(rows, self.self_attention.project(hidden), self_mask)
         rows = self.self_attention_norm(rows + self.dropout(attended))
         queries, text = rows[:, :num_queries], rows[:, num_queries:]
+        if example is not None:
+            queries = queries[example]
         if self.has_cross_attention:
             attended = self.cross_attention(queries, image, image_mask, image_score)
             queries = self.cross_attention_norm(queries + self.dropout(attended))
         queries = self.query_ffn(queries)
         if text.shape[1] == 0:
             return queries
-        return torch.cat([queries, self.text_ffn(text)], dim=1)
+        text = self.text_ffn(text)
+        return torch.cat([queries, text if example is None else text[example]], dim=1)
 
 
 class QFormer(nn.Module):

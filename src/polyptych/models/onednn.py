@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.activations import GELUActivation
 
+from polyptych.connectors.zero_linear import ZeroLinear
 from polyptych.models.onednn_attention import use_onednn_attention, wants_gradient
 from polyptych.vision.encoder import CPU_PIXELS, VisionEncoder
 
@@ -56,7 +57,7 @@ def use_onednn(model: nn.Module) -> int:
     Returns:
         The number of layers changed; 0 where oneDNN is not available.
     """
-    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    layers = [module for module in model.modules() if type(module) in (nn.Linear, ZeroLinear)]
     if not is_available():
         return 0
     for layer in layers:

@@ -15,6 +15,7 @@ the products anyway, are stepped by transformers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -38,6 +39,9 @@ PACKED_ROWS = 4
 
 _SHAPES = (LlamaForCausalLM, Qwen2ForCausalLM)
 """Decoders of equal arithmetic: RMS norms, rotary positions, gated SiLU; biases may differ."""
+
+
+_WITHOUT_AUTOCAST = partial(torch.autocast, "cpu", enabled=False)
 
 
 def acts_on_prompts_only(hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,19 +68,12 @@ def has_small_steps(language_model: Any, cache: Cache) -> bool:
         sum(weight.numel() for weight in weights) <= MAX_PARAMETERS
         and all(w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
         and not torch.is_autocast_enabled("cpu")
-        and all(_holds_float32(layer) for layer in cache.layers)
+        and all(type(layer) is DynamicLayer for layer in cache.layers)
         and not cache.offloading
         and config.hidden_act == "silu"
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
         and all(type(layer) in (nn.Linear, OneDnnLinear) for layer in _linears(language_model))
         and all(getattr(hook, "acts_on_prompts_only", False) for hook in hooks)
-    )
-
-
-def _holds_float32(layer: Any) -> bool:
-    """An ordinary layer of a cache, not read under autocast."""
-    return type(layer) is DynamicLayer and all(
-        kept is not None and kept.dtype == torch.float32 for kept in (layer.keys, layer.values)
     )
 
 
@@ -142,7 +139,8 @@ class BranchingCache(Cache):
         seen = self._see(rows // self.copies, attention_mask)
         rotation = _Rotation(self.copies, *self._rotary(inputs_embeds, position_ids))
         states = inputs_embeds[:, 0]
-        with torch.autocast("cpu", enabled=False):  # accelerate turns it on in forward alone
+        # accelerate turns autocast on in forward alone; entering the context takes its time
+        with _WITHOUT_AUTOCAST() if torch.is_autocast_enabled("cpu") else nullcontext():
             for layer in self._layers:
                 states = layer(states, rotation, seen)
             logits = self._head(_norm(states, self._norm))
@@ -251,7 +249,9 @@ class _Product:
     """Linear layers of one input as one product, by the library that they multiply with."""
 
     def __init__(self, rows: int, *layers: nn.Linear) -> None:
-        weight = torch.cat([layer.weight for layer in layers])
+        weight = layers[0].weight
+        if len(layers) > 1:
+            weight = torch.cat([layer.weight for layer in layers])
         bias = None
         if any(layer.bias is not None for layer in layers):
             none = weight.new_zeros(())

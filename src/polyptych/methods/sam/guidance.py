@@ -108,7 +108,10 @@ class ReleasedGuidance(nn.Module):
             _note(record, f"streamW.layer.{index}.in", w)
             _note(record, f"streamQ.layer.{index}.in", q)
             w = layer(w, num_queries, w_mask, shared[index])
-            q = layer(q, num_queries, q_mask, own[index])
+            if index == 0:
+                q = layer(embedded, num_queries, w_mask, own[0], example=example)
+            else:
+                q = layer(q, num_queries, q_mask, own[index])
             _note(record, f"streamW.layer.{index}.out", w)
             _note(record, f"streamQ.layer.{index}.out", q)
 
