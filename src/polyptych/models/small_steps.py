@@ -41,9 +41,6 @@ _SHAPES = (LlamaForCausalLM, Qwen2ForCausalLM)
 """Decoders of equal arithmetic: RMS norms, rotary positions, gated SiLU; biases may differ."""
 
 
-_WITHOUT_AUTOCAST = partial(torch.autocast, "cpu", enabled=False)
-
-
 def acts_on_prompts_only(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a hook of a decoder that does nothing while single tokens are decoded."""
     hook.acts_on_prompts_only = True  # type: ignore[attr-defined]
@@ -139,8 +136,9 @@ class BranchingCache(Cache):
         seen = self._see(rows // self.copies, attention_mask)
         rotation = _Rotation(self.copies, *self._rotary(inputs_embeds, position_ids))
         states = inputs_embeds[:, 0]
-        # accelerate turns autocast on in forward alone; entering the context takes its time
-        with _WITHOUT_AUTOCAST() if torch.is_autocast_enabled("cpu") else nullcontext():
+        # accelerate turns autocast on in forward alone, so that has_small_steps did not see it
+        autocast = torch.is_autocast_enabled("cpu")
+        with torch.autocast("cpu", enabled=False) if autocast else nullcontext():
             for layer in self._layers:
                 states = layer(states, rotation, seen)
             logits = self._head(_norm(states, self._norm))
