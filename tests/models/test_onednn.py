@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
 from transformers import CLIPVisionConfig, SiglipVisionConfig
 from transformers.models.instructblip.configuration_instructblip import InstructBlipVisionConfig
 
-from polyptych.models import onednn_attention
+from polyptych.models import onednn, onednn_attention
 from polyptych.models.onednn import (
     OneDnnLinear,
     OneDnnLinearGelu,
@@ -99,3 +100,51 @@ def test_packed_product():
     linear, x = OneDnnLinear(24, 17), torch.randn(5, 24)
     multiply = packed_product(linear.weight, linear.bias, rows=5)
     torch.testing.assert_close(multiply(x), x @ linear.weight.T + linear.bias)
+
+
+CHANGES = {
+    "in place": lambda layer: layer.weight.mul_(2.0),
+    "through data": lambda layer: layer.weight.data.mul_(2.0),
+    "loaded": lambda layer: layer.load_state_dict({"weight": torch.ones_like(layer.weight)}),
+    "another": lambda layer: setattr(layer, "weight", torch.nn.Parameter(2.0 * layer.weight)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@torch.no_grad()
+def test_blocks_follow_the_weight(change):
+    model = torch.nn.Sequential(torch.nn.Linear(24, 17, bias=False))
+    use_onednn(model)
+    layer, x = model[0], torch.randn(40, 24)
+    before = layer(x)
+    blocks = layer._packed[1]
+    assert layer(x).equal(before) and layer._packed[1] is blocks
+    change(layer)
+    torch.testing.assert_close(layer(x), x @ layer.weight.T)
+    assert layer._packed[1] is not blocks and not layer(x).equal(before)
+
+
+@torch.no_grad()
+def test_blocks_stay_where_they_are():
+    model = torch.nn.Sequential(torch.nn.Linear(24, 17))
+    use_onednn(model)
+    x = torch.randn(40, 24)
+    expected = model(x)
+    assert model[0]._packed is not None
+    assert list(model.state_dict()) == ["0.weight", "0.bias"]
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert copied[0]._packed is None
+        assert copied(x).equal(expected)
+
+
+def test_large_models_and_training_have_no_blocks(monkeypatch):
+    x = torch.randn(40, 24)
+    learning = torch.nn.Sequential(torch.nn.Linear(24, 17))
+    use_onednn(learning)
+    learning(x)
+    monkeypatch.setattr(onednn, "MAX_PACKED", 10)
+    large = torch.nn.Sequential(torch.nn.Linear(24, 17))
+    use_onednn(large)
+    with torch.no_grad():
+        large(x)
+    assert learning[0]._packed is None and large[0]._packed is None

@@ -61,6 +61,32 @@ def test_equals_transformers(decoder, onednn, settings, monkeypatch):
 
 
 @pytest.mark.parametrize("onednn", [False, True])
+def test_weights_are_kept_until_they_change(onednn, monkeypatch):
+    if onednn and not is_available():
+        pytest.skip("this build of PyTorch has no oneDNN product")
+    model, made = tiny_model(decoder="llama"), []
+    if onednn:
+        use_onednn(model)
+    make = small_steps._made_product
+    monkeypatch.setattr(
+        small_steps, "_made_product", lambda *args: made.append(args) or make(*args)
+    )
+    before = answers(model, {"num_beams": 4})
+    products = len(made)
+    assert products > 0
+    assert torch.equal(answers(model, {"num_beams": 4}).logits[3], before.logits[3])
+    assert len(made) == products
+    down = model.language_model.model.layers[0].mlp.down_proj.weight
+    down.data += 0.5  # which PyTorch does not count
+    after = answers(model, {"num_beams": 4})
+    assert len(made) == products + 1
+    monkeypatch.setattr(answering, "has_small_steps", lambda *_: False)
+    expected = answers(model, {"num_beams": 4})
+    assert not torch.allclose(after.logits[1], before.logits[1], atol=1e-3)
+    torch.testing.assert_close(after.logits[1], expected.logits[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("onednn", [False, True])
 def test_a_forward_under_autocast(onednn):
     """As accelerate wraps a model that trains in bfloat16 and is validated by its answers."""
     if onednn and not is_available():
@@ -90,7 +116,7 @@ def test_other_decoders_are_left_to_transformers(monkeypatch):
     assert has_small_steps(windows, cache)
     windows.config.layer_types[-1] = "sliding_attention"
     assert not has_small_steps(windows, cache)
-    monkeypatch.setattr(small_steps, "MAX_PARAMETERS", 10)
+    monkeypatch.setattr(small_steps, "MAX_PACKED", 10)
     assert not has_small_steps(fits, cache)
 
 

@@ -7,6 +7,7 @@ results differ by float32 rounding (relative error of about 1e-7), as they do be
 one machine every run makes the same choice, so that runs repeat exactly.
 
 Where a GELU follows a linear layer, it is computed before the product leaves the processor's cache.
+oneDNN multiplies with weights in blocks; while nothing is learned, small models keep them so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -24,11 +25,20 @@ from torch.nn import functional
 from transformers.activations import GELUActivation
 
 from polyptych.connectors.zero_linear import ZeroLinear
+from polyptych.models.kept_weights import Fingerprint
 from polyptych.models.onednn_attention import use_onednn_attention, wants_gradient
 from polyptych.vision.encoder import CPU_PIXELS, VisionEncoder
 
 MIN_ROWS = 8
 """Below this many rows (a decoding step), setting up the product costs more than it gains."""
+
+MAX_PACKED = 100_000_000
+"""Parameters of a model whose weights are kept in blocks, too; of a larger one the second copy
+would be felt, and putting them in order is a smaller part of its products."""
+
+_PACKED_FOR = 256
+"""Rows that blocks are chosen for: always the same, so that results never depend on who came first.
+"""
 
 
 def is_available() -> bool:
@@ -60,8 +70,10 @@ def use_onednn(model: nn.Module) -> int:
     layers = [module for module in model.modules() if type(module) in (nn.Linear, ZeroLinear)]
     if not is_available():
         return 0
+    small = sum(parameter.numel() for parameter in model.parameters()) <= MAX_PACKED
     for layer in layers:
         layer.__class__ = OneDnnLinear
+        cast(OneDnnLinear, layer).packs = small
     for module in model.modules():
         for linear, activation in _BEFORE_GELU:
             if _is_gelu(getattr(module, activation, None)):
@@ -77,20 +89,40 @@ def packed_product(
     weight: Float[Tensor, "D_out D_in"], bias: Float[Tensor, " D_out"] | None, rows: int
 ) -> Callable[[Tensor], Tensor]:
     """``x W^T + b`` for many inputs of so many rows: the weights are laid out for it once."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    packed = _pack(weight, rows)
     return lambda x: _product(x, packed, bias)
+
+
+def _pack(weight: Float[Tensor, "D_out D_in"], rows: int) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
 
 
 class OneDnnLinear(nn.Linear):
     """``nn.Linear`` by another library."""
+
+    packs = False
+    """Whether the weight is kept in blocks, too, while no gradient is wanted."""
+    _packed: tuple[Fingerprint, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the blocks, which can be neither copied nor saved."""
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
 
     def forward(self, input: Float[Tensor, "*X D_in"]) -> Float[Tensor, "*X D_out"]:  # noqa: A002
         """``x W^T + b``."""
         if not self._multiplies(input):
             return functional.linear(input, self.weight, self.bias)
         if not wants_gradient(input, self.weight, self.bias):
-            return _product(input, self.weight, self.bias)
+            return _product(input, self._laid_out(), self.bias)
         return _Linear.apply(input, self.weight, self.bias)
+
+    def _laid_out(self) -> Tensor:
+        """The weight as oneDNN likes it best."""
+        if not self.packs:
+            return self.weight
+        if self._packed is None or not self._packed[0].still_of(self.weight):
+            self._packed = Fingerprint(self.weight), _pack(self.weight, _PACKED_FOR)
+        return self._packed[1]
 
     def _multiplies(self, x: Tensor) -> bool:
         return not (
@@ -110,7 +142,7 @@ class OneDnnLinearGelu(OneDnnLinear):
         wanted = wants_gradient(input, self.weight, self.bias)
         if wanted or not self._multiplies(input):
             return functional.gelu(super().forward(input))
-        return _product(input, self.weight, self.bias, "gelu")
+        return _product(input, self._laid_out(), self.bias, "gelu")
 
 
 _BEFORE_GELU = (("fc1", "activation_fn"), ("up", "activation"))

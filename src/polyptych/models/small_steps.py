@@ -2,10 +2,11 @@
 
 One new token for each of five beams is a few dozen products of five rows. At such sizes a general
 implementation spends most of its time between them: separate projections, copies of keys and values
-that follow the beams, masks made anew. Here the weights of a generation are put together and laid
-out once, and beams are branches of one row: an example's new tokens stand side by side behind its
-prompt, and a mask says which of them each beam has written, so that the prompt is kept once and
-following the beams moves a few bits. (Published as tree attention, SpecInfer, arXiv 2305.09781.)
+that follow the beams, masks made anew. Here weights are put together and laid out once, to be used
+until somebody changes them, and beams are branches of one row: an example's new tokens stand side
+by side behind its prompt, and a mask says which of them each beam has written, so that the prompt
+is kept once and following the beams moves a few bits. (Published as tree attention, SpecInfer,
+arXiv 2305.09781.)
 
 The arithmetic is that of transformers' LLaMA, whose results it gives up to float32 rounding; which
 decoders have that shape says :func:`has_small_steps`. All others, and large ones, whose time is in
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -26,16 +28,17 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
-from polyptych.models.onednn import OneDnnLinear, packed_product
-
-MAX_PARAMETERS = 100_000_000
-"""Larger decoders gain little, and the second copy of their weights would be felt."""
+from polyptych.models.kept_weights import Fingerprint
+from polyptych.models.onednn import MAX_PACKED, OneDnnLinear, packed_product
 
 STEPS = 64
 """Steps that fit before keys and values are moved to a larger place."""
 
 PACKED_ROWS = 4
 """With fewer rows the usual product is faster than one of weights that were laid out for it."""
+
+Product = Callable[[Tensor], Tensor]
+"""``x W^T + b`` with weights that it knows."""
 
 _SHAPES = (LlamaForCausalLM, Qwen2ForCausalLM)
 """Decoders of equal arithmetic: RMS norms, rotary positions, gated SiLU; biases may differ."""
@@ -62,7 +65,7 @@ def has_small_steps(language_model: Any, cache: Cache) -> bool:
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     )
     return (
-        sum(weight.numel() for weight in weights) <= MAX_PARAMETERS
+        sum(weight.numel() for weight in weights) <= MAX_PACKED
         and all(w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
         and not torch.is_autocast_enabled("cpu")
         and all(type(layer) is DynamicLayer for layer in cache.layers)
@@ -106,7 +109,7 @@ class BranchingCache(Cache):
             for layer, cached in zip(decoder.layers, prompt.layers, strict=True)
         ]
         self._norm = decoder.norm
-        self._head = _Product(rows, language_model.lm_head)
+        self._head = _product(rows, language_model.lm_head)
         self._seen: Tensor | None = None  # (B, copies, room), 0 or -inf; known at the first step
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -174,10 +177,10 @@ class _Layer:
         self.kv_heads = keys.shape[1]
         self.groups = attention.num_key_value_groups
         self.input_norm, self.post_norm = layer.input_layernorm, layer.post_attention_layernorm
-        self.qkv = _Product(rows, attention.q_proj, attention.k_proj, attention.v_proj)
-        self.output = _Product(rows, attention.o_proj)
-        self.gate_up = _Product(rows, mlp.gate_proj, mlp.up_proj)
-        self.down = _Product(rows, mlp.down_proj)
+        self.qkv = _product(rows, attention.q_proj, attention.k_proj, attention.v_proj)
+        self.output = _product(rows, attention.o_proj)
+        self.gate_up = _product(rows, mlp.gate_proj, mlp.up_proj)
+        self.down = _product(rows, mlp.down_proj)
         self.kept = torch.zeros(2, *keys.shape[:2], keys.shape[2] + room, self.head_dim)
         self.kept[:, :, :, : keys.shape[2]] = torch.stack([keys, values])  # 0: keys, 1: values
 
@@ -243,27 +246,36 @@ class _Rotation:
         return torch.addcmul(heads * self.cos, heads.roll(self.half, dims=-1), self.sin)
 
 
-class _Product:
-    """Linear layers of one input as one product, by the library that they multiply with."""
+_PRODUCTS: WeakKeyDictionary[nn.Module, tuple[Any, Fingerprint, Product]] = WeakKeyDictionary()
+"""First layer of a product -> for how many rows of which library, and what was made of which
+weights."""
 
-    def __init__(self, rows: int, *layers: nn.Linear) -> None:
-        weight = layers[0].weight
-        if len(layers) > 1:
-            weight = torch.cat([layer.weight for layer in layers])
-        bias = None
-        if any(layer.bias is not None for layer in layers):
-            none = weight.new_zeros(())
-            bias = torch.cat(
-                [(none if x.bias is None else x.bias).expand(x.out_features) for x in layers]
-            )
-        self._multiply: Callable[[Tensor], Tensor] = partial(
-            functional.linear, weight=weight, bias=bias
+
+def _product(rows: int, *layers: nn.Linear) -> Product:
+    """Linear layers of one input as one product, kept from one generation to the next."""
+    wanted = rows, type(layers[0])
+    weights = [weight for layer in layers for weight in (layer.weight, layer.bias)]
+    kept = _PRODUCTS.get(layers[0])
+    if kept is None or kept[0] != wanted or not kept[1].still_of(*weights):
+        kept = wanted, Fingerprint(*weights), _made_product(rows, *layers)
+        _PRODUCTS[layers[0]] = kept
+    return kept[2]
+
+
+def _made_product(rows: int, *layers: nn.Linear) -> Product:
+    """By the library that the layers multiply with."""
+    weight = layers[0].weight.detach()
+    if len(layers) > 1:
+        weight = torch.cat([layer.weight for layer in layers])
+    bias = None
+    if any(layer.bias is not None for layer in layers):
+        none = weight.new_zeros(())
+        bias = torch.cat(
+            [(none if x.bias is None else x.bias).expand(x.out_features) for x in layers]
         )
-        if type(layers[0]) is OneDnnLinear and rows >= PACKED_ROWS:
-            self._multiply = packed_product(weight, bias, rows)
-
-    def __call__(self, x: Float[Tensor, "C D_in"]) -> Float[Tensor, "C D_out"]:
-        return self._multiply(x)
+    if type(layers[0]) is OneDnnLinear and rows >= PACKED_ROWS:
+        return packed_product(weight, bias, rows)
+    return partial(functional.linear, weight=weight, bias=bias)
 
 
 def _norm(states: Float[Tensor, "C D_llm"], norm: Any) -> Float[Tensor, "C D_llm"]:
