@@ -38,6 +38,7 @@ TINY = CammlSettings(
     worlds=2,
     base_steps=1,
     base_batch=3,
+    first_steps=1,
     steps=1,
     batch_size=2,
     learning_rates=(1e-3,),
@@ -126,6 +127,17 @@ def test_training_sets_differ_in_shots_only(finished):
     assert set(counts) <= {1, 2, 3} and len(counts) > 1
 
 
+def test_all_start_on_the_same_questions_with_the_fact_that_answers(finished):
+    shop, _ = finished
+    sets = {v: list(read_records(shop.data[f"{v}-first"])) for v in VARIANTS}
+    for none, _drawn, raw, camml in zip(*(sets[v] for v in VARIANTS), strict=True):
+        assert none.id == raw.id == camml.id and none.target == raw.target == camml.target
+        assert not none.shots and len(camml.shots) == len(raw.images) - 1 == 1
+        assert camml.metadata["answer"] in camml.shots[0].messages[1].text
+    starts = {v: shop.first_run(v, 2, TINY.context) for v in VARIANTS}
+    assert starts["random"] == starts["camml"] and len(set(starts.values())) == 3
+
+
 def test_no_test_fact_is_told_in_training(finished):
     shop, _ = finished
     entities = {
@@ -164,7 +176,8 @@ def test_the_study_runs_to_its_end_and_is_not_repeated(finished):
     shop, results = finished
     content = json.loads(results.read_text())
     purposes = Counter(run["purpose"] for run in content["runs"])
-    assert purposes == {"main": 4, "sweep": 1}
+    assert purposes == {"first": 4, "main": 4, "sweep": 1}
+    assert not any(run["tasks"] for run in content["runs"] if run["purpose"] == "first")
     cell = content["summary"]["q3"]["shots_1"]["accuracy[knowledge]"]["camml"]
     assert cell["seeds"] == 1 and "concatenated" in cell["over"]
     before = results.read_text()
@@ -243,7 +256,9 @@ def test_words_find_texts_of_the_same_sort():
 
 @pytest.mark.shared_data
 def test_the_real_comparison_runs_to_its_end(shared_dir, tmp_path):
-    tiny = replace(TINY, questions=8, most_shots=2, shots=(1, 2), sweep=(), worlds=2)
+    tiny = replace(
+        TINY, questions=8, most_shots=2, shots=(1, 2), sweep=(), worlds=2, longest_text=512
+    )
     results = main_real(tmp_path, shared_dir / "data", workers=1, settings=tiny, encoder_steps=1)
     summary = json.loads(results.read_text())["summary"]["q3"]
     assert set(summary) == {f"{name}_{n}" for name in SETS for n in (1, 2)}

@@ -13,7 +13,7 @@ Command: ``polyptych reproduce camml --real DATA_DIR --out DIR``, with the folde
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -69,11 +69,13 @@ REAL_SETTINGS = replace(
     validation=100,
     test=300,
     base_steps=1500,
+    first_steps=600,
     steps=800,
     learning_rates=(1e-3,),
     seeds=(0, 1, 2),
     most_shots=5,
     shots=(1, 3, 5),
+    longest_text=512,
     sweep=(),
 )
 
@@ -143,18 +145,17 @@ class RealCammlWorkshop(CammlWorkshop):
         for folder in self.sets.values():
             for split in SPLITS:
                 self._find_neighbors(folder / split)
-        wanted = ("base-train", "base-validation", *(f"{v}-train" for v in self.variants))
-        paths = {name: self.root / "data" / f"{name}.jsonl" for name in wanted}
-        for name, path in paths.items():
-            what, part = name.split("-")
-            if path.exists():
-                continue
-            if what == "base":
-                asked = {n: read_datastore(f / part).questions for n, f in self.sets.items()}
-                write_records(path, base_questions(asked))
-            else:
-                write_records(path, self._training_examples(what))
-        return paths
+        return {
+            "base-train": self._written("base-train", lambda: self._base_questions("train")),
+            "base-validation": self._written(
+                "base-validation", lambda: self._base_questions("validation")
+            ),
+            **self._training_sets(),
+        }
+
+    def _base_questions(self, split: str) -> Iterator[Example]:
+        asked = {n: read_datastore(f / split).questions for n, f in self.sets.items()}
+        return base_questions(asked)
 
     def _find_neighbors(self, folder: Path) -> None:
         if (folder / NEIGHBORS_FILE).exists():

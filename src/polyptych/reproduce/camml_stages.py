@@ -16,6 +16,7 @@ def run_study(shop: CammlWorkshop, results: Path, workers: int) -> Path:
     settings = shop.settings
     cache_pictures(shop)
     train_base(shop)
+    execute_all(shop, first_runs(shop), results, workers)
     rates = dict.fromkeys(VARIANTS, settings.learning_rates[0])
     if len(settings.learning_rates) > 1:
         execute_all(shop, grid(settings), results, workers)
@@ -39,6 +40,20 @@ def cache_pictures(shop: CammlWorkshop) -> None:
     for store in shop.stores():
         refs = (ref for example in (*store.facts, *store.questions) for ref in example.images)
         cache.fill(refs, model.vision_encoder, processor.pixels)
+
+
+def first_runs(shop: CammlWorkshop) -> list[Run]:
+    """What all others go on from."""
+    settings = shop.settings
+    wanted = {
+        (variant, seed, settings.context): None for seed in settings.seeds for variant in VARIANTS
+    }
+    wanted |= {
+        ("camml", seed, context): None
+        for context in settings.sweep
+        for seed in settings.sweep_seeds
+    }
+    return list(dict.fromkeys(shop.first_run(*each) for each in wanted))
 
 
 def grid(settings: CammlSettings) -> list[Run]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, cast
@@ -89,17 +89,22 @@ class CammlSettings:
     base_steps: int = 5000
     base_learning_rate: float = 1e-3
     base_batch: int = 32
-    steps: int = 1200
-    """Steps of every variant from the base."""
+    first_steps: int = 1000
+    """Steps of every variant from the base, on questions with the one fact that answers."""
+    steps: int = 1000
+    """Steps of every variant from there, on questions with the shots that it gets."""
     grid_steps: int = 400
     """Steps of the shorter runs that choose a learning rate."""
     batch_size: int = 16
-    learning_rates: tuple[float, ...] = (1e-3, 3e-4)
+    learning_rates: tuple[float, ...] = (1e-3,)
+    """With several, validation questions choose; the first is that of the first steps."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     most_shots: int = 5
     """A training question has 1 to so many shots, by chance."""
     shots: tuple[int, ...] = (1, 3, 5, 10)
     """Numbers of shots that are tested; the last one is more than in training."""
+    longest_text: int = 64
+    """Tokens of a shot's text whose places are told apart; those here have some 25."""
     edited_shots: int = 3
     """Shots of the questions to the edited datastore."""
     timed: int = 20
@@ -127,7 +132,10 @@ class CammlWorkshop(Workshop):
     variants: ClassVar[tuple[str, ...]] = VARIANTS
     also: ClassVar[Mapping[str, tuple[str, ...]]] = ALSO
     answer_tokens: ClassVar[int] = 12  # a word or a phrase
-    short_rows: ClassVar[bool] = False  # shots in the prompt make them long
+
+    def has_short_rows(self, run: Run) -> bool:
+        """Shots in the prompt make them long."""
+        return run.variant != "concatenated"
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -160,16 +168,28 @@ class CammlWorkshop(Workshop):
         settings, names = self.settings, ("questions", "validation", "test")
         for split, name in zip(_SPLITS, names, strict=True):
             self._draw(split, getattr(settings, name))
-        wanted = ("base-train", "base-validation", *(f"{v}-train" for v in self.variants))
-        paths = {name: self.root / "data" / f"{name}.jsonl" for name in wanted}
-        for name, path in paths.items():
-            what, split = name.split("-")[0], cast(Split, name.split("-")[1])
-            if not path.exists():
-                write_records(
-                    path,
-                    self._base_examples(split) if what == "base" else self._training_examples(what),
-                )
-        return paths
+        return {
+            "base-train": self._written("base-train", lambda: self._base_examples("train")),
+            "base-validation": self._written(
+                "base-validation", lambda: self._base_examples("validation")
+            ),
+            **self._training_sets(),
+        }
+
+    def _training_sets(self) -> dict[str, Path]:
+        """``VARIANT-first`` and ``VARIANT-train``."""
+        kinds = {"first": self._first_examples, "train": self._training_examples}
+        return {
+            f"{variant}-{kind}": self._written(f"{variant}-{kind}", partial(make, variant))
+            for variant in self.variants
+            for kind, make in kinds.items()
+        }
+
+    def _written(self, name: str, make: Callable[[], Iterable[Example]]) -> Path:
+        path = self.root / "data" / f"{name}.jsonl"
+        if not path.exists():
+            write_records(path, make())
+        return path
 
     def _base_examples(self, split: Split) -> list[Example]:
         settings = self.settings
@@ -192,19 +212,33 @@ class CammlWorkshop(Workshop):
             settings=NeighborSettings(top_k=self.settings.retrieved),
         )
 
+    def _first_examples(self, variant: str) -> Iterator[Example]:
+        """Every question in several worlds, with the one fact that answers.
+
+        Among five shots, perceivers that nobody has trained are never found to be worth reading:
+        the loss stays that of the question alone for as long as we have looked.
+        """
+        for seed, number, store, question in self._asked_in_training():
+            example = with_shots(question, store.asked_for(question), self.world(seed, number))
+            yield self.presented(variant, replace(example, id=seed))
+
     def _training_examples(self, variant: str) -> Iterator[Example]:
         """Every question in several worlds, each time with a number of shots by chance.
 
         World and number are the same for all variants: only the shots, or their form, differ.
         """
+        for seed, number, store, question in self._asked_in_training():
+            count = random.Random(f"shots/{seed}").randint(1, self.settings.most_shots)
+            shots = self.shots_of(variant, store, question, count, seed)
+            example = with_shots(question, shots, self.world(seed, number))
+            yield self.presented(variant, replace(example, id=seed))
+
+    def _asked_in_training(self) -> Iterator[tuple[str, int, Datastore, Example]]:
+        """Id, how often it has come before, datastore and question."""
         asked = [(store, each) for store in self.training_stores() for each in store.questions]
         for number in range(self.settings.worlds):
             for store, question in asked:
-                seed = f"{question.id}-{number}"
-                count = random.Random(f"shots/{seed}").randint(1, self.settings.most_shots)
-                shots = self.shots_of(variant, store, question, count, seed)
-                example = with_shots(question, shots, self.world(seed, number))
-                yield self.presented(variant, replace(example, id=seed))
+                yield f"{question.id}-{number}", number, store, question
 
     def shots_of(
         self, variant: str, store: Datastore, question: Example, count: int, seed: str
@@ -268,9 +302,15 @@ class CammlWorkshop(Workshop):
             "by_attribute": lambda example: example.metadata["attribute"],
         }
 
-    def answered(self, run: Run) -> str:
+    def answered(self, run: Run) -> str | None:
         """A learning rate is chosen by answers, too."""
-        return "validation" if run.purpose == "grid" else "test"
+        return {"first": None, "grid": "validation"}.get(run.purpose, "test")
+
+    def first_run(self, variant: str, seed: int, context: Context) -> Run:
+        """Where a variant starts: CaMML with random shots from CaMML with the right one."""
+        rate, steps = self.settings.learning_rates[0], self.settings.first_steps
+        form = "camml" if variant in _READS_TOKENS else variant
+        return Run(f"{form}-first", seed, rate, steps, context, "first")
 
     def merit(self, record: Mapping[str, Any]) -> float:
         """Mean accuracy over the numbers of shots, on validation questions."""
@@ -279,23 +319,28 @@ class CammlWorkshop(Workshop):
         return sum(tasks[f"shots_{n}"]["accuracy[knowledge]"] for n in counts) / len(counts)
 
     def build(self, run: Run) -> tuple[PreTrainedModel, PolyptychProcessor]:
-        """The base, with perceivers that nobody has trained where the variant has them."""
+        """A first run's model; before that the base, with fresh perceivers where it has them."""
+        if run.purpose != "first":
+            first = self.first_run(run.variant, run.seed, run.condition)
+            return load_model(self.run_folder(first) / "final")
         base, processor = load_model(self.base)
-        if run.variant not in _READS_TOKENS:
+        if run.variant != "camml-first":
             return base, processor
-        model = with_perceivers(base, run.condition.queries, run.seed)
+        settings = self.settings
+        model = with_perceivers(base, run, settings)
         processor.context_tokens = model.config.context_tokens
         processor.context_token_id = model.config.context_token_id
         return model, processor
 
     def recipe(self, run: Run) -> Recipe:
         """Everything but the vision encoder learns, as in the paper."""
-        new = ("camml",) if run.variant in _READS_TOKENS else ()
+        name = run.variant if run.purpose == "first" else f"{run.variant}-train"
+        reads = run.variant.removesuffix("-first") in _READS_TOKENS
         return Recipe(
             name=run.name,
-            trainable=("connector", "language_model", *new),
+            trainable=("connector", "language_model", *(("camml",) if reads else ())),
             data=DataRecipe(
-                train=(DataSource(path=str(self.data[f"{run.variant}-train"])),),
+                train=(DataSource(path=str(self.data[name])),),
                 feature_cache=str(self.features),
             ),
             optimizer=OptimizerRecipe(
@@ -317,7 +362,7 @@ class CammlWorkshop(Workshop):
         From pictures to the answer's words, one question at a time; retrieval is the same for all.
         ``cached_seconds`` are with the datastore's entries encoded before.
         """
-        if run.purpose == "grid":
+        if run.purpose in ("first", "grid"):
             return {}
         costs = {}
         for count in self.settings.shots:
@@ -331,12 +376,16 @@ class CammlWorkshop(Workshop):
 
 
 def with_perceivers(
-    base: PreTrainedModel, queries: int, seed: int
+    base: PreTrainedModel, run: Run, settings: CammlSettings
 ) -> PolyptychCammlForConditionalGeneration:
-    """CaMML on a trained base; its own part starts from ``seed``."""
+    """CaMML on a trained base, told the order of words and shots; its part starts from the seed.
+
+    Weights start at the size of their width: 0.02, made for a width of 768, would make all shots
+    look alike here. Context tokens start as large as words.
+    """
     fields = base.config.to_dict()
     fields.pop("model_type")
-    torch.manual_seed(seed)
+    torch.manual_seed(run.seed)
     model = PolyptychCammlForConditionalGeneration(
         PolyptychCammlConfig(
             **fields,
@@ -347,20 +396,26 @@ def with_perceivers(
                 "hidden_dropout_prob": 0.0,
                 "attention_probs_dropout_prob": 0.0,
             },
-            num_query_tokens=queries,
+            num_query_tokens=run.condition.queries,
+            text_positions=settings.longest_text,
+            shot_positions=settings.retrieved,
         )
     )
     missing, unexpected = model.load_state_dict(base.state_dict(), strict=False)
     assert not unexpected and all(name.startswith("camml.") for name in missing)
-    for parameter in model.camml.parameters():
-        # 0.02 is made for a width of 768; here it would make all shots look alike.
+    camml, word = model.camml, float(model.get_input_embeddings().weight.detach().std())
+    for parameter in camml.parameters():
         if parameter.ndim == 2:
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
-    for queries_of in (
-        model.camml.context_perceiver.vision_queries,
-        model.camml.context_perceiver.text_queries,
-    ):
+    context = camml.context_perceiver
+    for queries_of in (context.vision_queries, context.text_queries):
         nn.init.normal_(queries_of)
+    nn.init.normal_(camml.text_projection.weight, std=WIDTH**-0.5 / word)
+    for projection in (context.vision_projection, context.text_projection):
+        nn.init.normal_(projection.weight, std=word * WIDTH**-0.5)
+    for places in (camml.text_positions, camml.shot_positions):
+        assert places is not None
+        nn.init.normal_(places.weight, std=0.3)
     return model.eval()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import random
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -162,7 +163,9 @@ class Datastore:
         self.facts = list(read_records(folder / FACTS_FILE))
         self.questions = list(read_records(folder / QUESTIONS_FILE))
         self._by_id = {fact.id: fact for fact in self.facts}
-        self._by_fact = {fact.metadata["fact_id"]: fact for fact in self.facts}
+        self._by_fact = defaultdict(list)
+        for fact in self.facts:
+            self._by_fact[fact.metadata["fact_id"]].append(fact)
         self._neighbors = NeighborTable(folder / NEIGHBORS_FILE)
 
     def retrieved(self, question: Example, count: int) -> list[Example]:
@@ -174,8 +177,9 @@ class Datastore:
         return random.Random(f"drawn/{seed}").sample(self.facts, count)
 
     def asked_for(self, question: Example) -> list[Example]:
-        """The one fact that answers."""
-        return [self._by_fact[question.metadata["fact_id"]]]
+        """The one fact that answers; of several, one. A question's own record is none."""
+        facts = self._by_fact[question.metadata["fact_id"]]
+        return [fact for fact in facts if fact.id != question.id][:1]
 
 
 def with_shots(question: Example, shots: Sequence[Example], world: World | None) -> Example:

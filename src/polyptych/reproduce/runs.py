@@ -36,7 +36,7 @@ def execute(shop: Workshop, run: Run) -> dict[str, Any]:
     model, processor = shop.build(run)
     record: dict[str, Any] = {**asdict(run), "name": run.name, **shop.sizes(model), "tasks": {}}
     if run.steps:
-        with sdpa_kernel(SDPBackend.MATH) if shop.short_rows else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH) if shop.has_short_rows(run) else nullcontext():
             result = train(shop.recipe(run), out=folder, model=model, processor=processor)
         record |= {"train_loss": result.loss, "validation": result.validation}
     split = shop.answered(run)

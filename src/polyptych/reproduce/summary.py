@@ -50,7 +50,7 @@ def summarize(
         also: Variant -> further variants that it is compared with, under ``over``.
     """
     also = also or {}
-    tested = [run for run in runs if run["purpose"] != "grid"]
+    tested = [run for run in runs if run["purpose"] not in ("first", "grid")]
     summary: dict[str, Any] = {}
     for condition in sorted({_condition(run) for run in tested}):
         group = [run for run in tested if _condition(run) == condition]

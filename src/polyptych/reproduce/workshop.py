@@ -26,7 +26,7 @@ GroupBy = Callable[[Example], Any]
 Change = Callable[[Sequence[Example]], list[Example]]
 """Makes a control out of a test set."""
 
-Purpose = Literal["grid", "main", "sweep"]
+Purpose = Literal["first", "grid", "main", "sweep"]
 
 
 ANSWER_TOKENS = 40
@@ -53,7 +53,8 @@ class Run:
     condition: Any
     """A :class:`Condition`, and a dataclass, so that it is written into the record."""
     purpose: Purpose
-    """``grid`` runs choose learning rates and never see a test set."""
+    """``grid`` runs choose learning rates and never see a test set; others go on from ``first``
+    ones, which are not tested at all."""
 
     @property
     def name(self) -> str:
@@ -85,8 +86,6 @@ class Workshop(ABC):
 
     answer_tokens: ClassVar[int] = ANSWER_TOKENS
     """Longest answer."""
-    short_rows: ClassVar[bool] = True
-    """Whether rows are of some hundred tokens at most, where the fused CPU kernel is the slower."""
 
     @property
     @abstractmethod
@@ -133,6 +132,10 @@ class Workshop(ABC):
     ) -> dict[str, Any]:
         """More that is recorded of a finished run, such as what an answer costs."""
         return {}
+
+    def has_short_rows(self, run: Run) -> bool:
+        """Whether rows are of some hundred tokens at most, where the fused CPU kernel is slower."""
+        return True
 
     def sizes(self, model: PreTrainedModel) -> dict[str, int]:
         """Numbers of parameters for the record."""
