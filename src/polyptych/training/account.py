@@ -18,8 +18,8 @@ from polyptych.errors import PolyptychError
 from polyptych.schema import IGNORE_INDEX
 
 COUNTED = 2000
-"""Examples per set that are counted (evenly spread, or the first of a sharded set); of larger sets
-the counts are estimates."""
+"""Examples that are counted, shared by the sets (evenly spread, or the first of a sharded set); of
+more the counts are estimates."""
 
 
 @dataclass
@@ -65,12 +65,13 @@ def count_data(sets: Sequence[Examples], processor: Any, dropped: Counter[str]) 
         PolyptychError: If no example of any set has an image.
     """
     account = DataAccount(dropped=dict(dropped))
+    counted = max(1, COUNTED // max(len(sets), 1))
     for examples in sets:
         account.examples += len(examples)
-        step = max(1, -(-len(examples) // COUNTED))
+        step = max(1, -(-len(examples) // counted))
         sample = range(0, len(examples), step)
         if isinstance(examples, ShardedExamples):  # from few shards: the others may be far away
-            sample = range(min(len(examples), COUNTED))
+            sample = range(min(len(examples), counted))
         account.estimated |= len(sample) < len(examples)
         scale = len(examples) / max(len(sample), 1)
         images = without = visual = supervised = 0
