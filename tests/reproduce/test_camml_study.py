@@ -134,7 +134,7 @@ def test_all_start_on_the_same_questions_with_the_fact_that_answers(finished):
         assert none.id == raw.id == camml.id and none.target == raw.target == camml.target
         assert not none.shots and len(camml.shots) == len(raw.images) - 1 == 1
         assert camml.metadata["answer"] in camml.shots[0].messages[1].text
-    starts = {v: shop.first_run(v, 2, TINY.context) for v in VARIANTS}
+    starts = {v: shop.first_run(v, TINY.context) for v in VARIANTS}
     assert starts["random"] == starts["camml"] and len(set(starts.values())) == 3
 
 

@@ -44,15 +44,8 @@ def cache_pictures(shop: CammlWorkshop) -> None:
 
 def first_runs(shop: CammlWorkshop) -> list[Run]:
     """What all others go on from."""
-    settings = shop.settings
-    wanted = {
-        (variant, seed, settings.context): None for seed in settings.seeds for variant in VARIANTS
-    }
-    wanted |= {
-        ("camml", seed, context): None
-        for context in settings.sweep
-        for seed in settings.sweep_seeds
-    }
+    wanted = [(variant, shop.settings.context) for variant in VARIANTS]
+    wanted += [("camml", context) for context in shop.settings.sweep]
     return list(dict.fromkeys(shop.first_run(*each) for each in wanted))
 
 
