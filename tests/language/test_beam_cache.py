@@ -46,7 +46,7 @@ def test_generation_is_that_of_the_ordinary_cache(decoder, beams, monkeypatch):
 
     model, processor = tiny_model(decoder=decoder), tiny_processor()
     batch = Collator(processor, training=False)(tiny_examples(3))
-    monkeypatch.setattr(answering, "has_small_steps", lambda *_: False)
+    monkeypatch.setattr(answering, "is_small_decoder", lambda *_: False)
     settings = {"num_beams": beams, "max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
     shared = model.generate(**batch, **settings)
     monkeypatch.setattr(

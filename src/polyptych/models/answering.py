@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 
 from polyptych.language.beam_cache import share_prompt
 from polyptych.models.beam_search import beam_search, is_plain
-from polyptych.models.small_steps import BranchingCache, has_small_steps
+from polyptych.models.small_decoders import BranchingCache, is_small_decoder
 from polyptych.schema import SHOT_FIELDS
 
 PREFILL_INPUTS = (
@@ -164,7 +164,7 @@ class AnswersFromOneReading(GenerationMixin):
         """The cache that beams or samples of each example go on with; ``prompt`` is used up."""
         if isinstance(prompt, BranchingCache):  # whoever read the prompt has asked already
             return prompt
-        if has_small_steps(self.language_model, prompt):
+        if is_small_decoder(self.language_model, prompt):
             return BranchingCache(self.language_model, prompt, copies)
         share_prompt(prompt, copies)
         return prompt

@@ -37,8 +37,7 @@ MAX_PACKED = 100_000_000
 would be felt, and putting them in order is a smaller part of its products."""
 
 _PACKED_FOR = 256
-"""Rows that blocks are chosen for: always the same, so that results never depend on who came first.
-"""
+"""Rows that blocks are chosen for; they serve any number as well, also a single one."""
 
 
 def is_available() -> bool:
@@ -86,15 +85,15 @@ def use_onednn(model: nn.Module) -> int:
 
 
 def packed_product(
-    weight: Float[Tensor, "D_out D_in"], bias: Float[Tensor, " D_out"] | None, rows: int
+    weight: Float[Tensor, "D_out D_in"], bias: Float[Tensor, " D_out"] | None
 ) -> Callable[[Tensor], Tensor]:
-    """``x W^T + b`` for many inputs of so many rows: the weights are laid out for it once."""
-    packed = _pack(weight, rows)
+    """``x W^T + b`` for many inputs: the weights are laid out for it once."""
+    packed = _pack(weight)
     return lambda x: _product(x, packed, bias)
 
 
-def _pack(weight: Float[Tensor, "D_out D_in"], rows: int) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+def _pack(weight: Float[Tensor, "D_out D_in"]) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _PACKED_FOR)
 
 
 class OneDnnLinear(nn.Linear):
@@ -121,7 +120,7 @@ class OneDnnLinear(nn.Linear):
         if not self.packs:
             return self.weight
         if self._packed is None or not self._packed[0].still_of(self.weight):
-            self._packed = Fingerprint(self.weight), _pack(self.weight, _PACKED_FOR)
+            self._packed = Fingerprint(self.weight), _pack(self.weight)
         return self._packed[1]
 
     def _multiplies(self, x: Tensor) -> bool:

@@ -33,7 +33,7 @@ from polyptych.language.splicing import embed_text, repeat_examples, splice_visu
 from polyptych.models.answering import AnswersFromOneReading
 from polyptych.models.incremental import ReadsIncrementally
 from polyptych.models.ragged import costs_less_alone, read_one_by_one
-from polyptych.models.small_steps import BranchingCache
+from polyptych.models.small_decoders import BranchingCache, is_prompt, read_prompt
 from polyptych.schema import Shots, shots_of
 from polyptych.vision.encoder import VisionEncoder
 
@@ -348,8 +348,19 @@ class VisionLanguageModel(
             **others,
         )
 
-    def _decode(self, inputs_embeds: Float[Tensor, "C T D_llm"], **inputs: Any) -> Any:
-        """Step 3: the one place that calls the language model; ``inputs`` are its own names."""
+    def _decode(
+        self,
+        inputs_embeds: Float[Tensor, "C T D_llm"],
+        *,
+        prefill: Prefill | None = None,
+        **inputs: Any,
+    ) -> Any:
+        """Step 3: the one place that calls the language model; ``inputs`` are its own names.
+
+        ``prefill`` is for methods that act in its layers.
+        """
+        if is_prompt(self.language_model, inputs_embeds, **inputs):
+            return read_prompt(self.language_model, inputs_embeds, inputs.get("past_key_values"))
         return self.language_model(inputs_embeds=inputs_embeds, **inputs)
 
     def _decode_above(

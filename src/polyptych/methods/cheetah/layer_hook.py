@@ -29,7 +29,7 @@ from polyptych.language.halves import (
 from polyptych.language.prefill import Prefill
 from polyptych.language.splicing import embed_text
 from polyptych.models.incremental import PromptMemory, key_values
-from polyptych.models.small_steps import acts_on_prompts_only
+from polyptych.models.small_decoders import acts_on_prompts_only
 from polyptych.models.vision_language import VisionLanguageModel, VisionLanguageOutput
 from polyptych.schema import IGNORE_INDEX
 
