@@ -30,7 +30,7 @@ from polyptych.reproduce.workshop import Run
 TOY = SimaSettings(
     descriptions=24,
     comparisons=8,
-    prompts=6,
+    prompts=16,
     validation=2,
     test=4,
     base_steps=1,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from polyptych.adapters.adapt import adapt
@@ -79,7 +80,7 @@ class AdaptersSettings:
     """Single pictures with descriptions, for the base."""
     validation: int = 200
     """Validation examples of each task; they choose learning rates."""
-    test: int = 400
+    test: int = 300
     """Test examples of each task, never looked at before the end."""
     data_seed: int = 2711
     pictures: tuple[int, int] = (3, 5)
@@ -87,26 +88,22 @@ class AdaptersSettings:
     factor_types: tuple[FactorType, ...] = StudySettings().factor_types
     regrouped: int = 40000
     renamed: int = 4
-    seeing_steps: int = 6000
+    seeing_steps: int = 2500
     """Steps of the base on single pictures, which teach it to see."""
-    base_steps: int = 8000
+    base_steps: int = 3000
     """Steps of the base on the tasks."""
     base_batch_size: int = 32
     base_learning_rate: float = 1e-3
-    steps: int = 1500
+    steps: int = 400
     """Steps of every variant from its base."""
-    grid_steps: int = 300
+    grid_steps: int = 200
     """Steps of the shorter runs that choose a learning rate."""
     batch_size: int = 16
     learning_rates: tuple[float, ...] = (1e-3, 3e-4)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     bases: tuple[SmallBase, ...] = (SmallBase("llava"), SmallBase("qwen2_vl"))
     """The main comparison is made on each."""
-    sweep: tuple[SmallBase, ...] = (
-        SmallBase("llava", 2),
-        SmallBase("llava", 3),
-        SmallBase("qwen2_vl", 2),
-    )
+    sweep: tuple[SmallBase, ...] = (SmallBase("llava", 2), SmallBase("qwen2_vl", 2))
     """Other budgets of visual tokens, with the sweep's seeds."""
     sweep_seeds: tuple[int, ...] = (0,)
     pooled_tokens: int = 32
@@ -211,7 +208,8 @@ class AdaptersWorkshop(SamWorkshop):
                 learning_rate=settings.base_learning_rate,
                 seed=0,
             )
-            train(recipe, out=folder / name, model=model, processor=processor)
+            with sdpa_kernel(SDPBackend.MATH):  # the fused CPU kernel is slow for short rows
+                train(recipe, out=folder / name, model=model, processor=processor)
 
     def build(self, run: Run) -> tuple[PreTrainedModel, Any]:
         """The base with both modules; which of them may look beyond is what variants differ in."""
@@ -270,6 +268,7 @@ class AdaptersWorkshop(SamWorkshop):
             global_batch_size=batch_size,
             seed=seed,
             threads=1,
+            precision="bf16",
             log_every=20,
             save_every=500,
             validation=ValidationRecipe(batch_size=BATCH, max_new_tokens=ANSWER_TOKENS),

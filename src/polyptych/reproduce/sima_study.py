@@ -387,6 +387,7 @@ class SimaWorkshop(Workshop):
             global_batch_size=batch_size,
             seed=seed,
             threads=1,
+            precision="bf16",
             log_every=20,
             save_every=200,
             tensorboard=False,
