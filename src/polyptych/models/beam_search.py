@@ -103,7 +103,7 @@ def beam_search(
     Returns:
         Prompts and answers, R = B x ``num_return_sequences``, best first, filled up on the right.
     """
-    with torch.inference_mode():  # saves a third of a microsecond on each of a step's 300 calls
+    with torch.inference_mode():  # its hundreds of small calls take 3 to 5 % less time
         found = _search(model, input_ids, processors, config, model_kwargs)
     return found.clone()  # an ordinary tensor, which may be changed and learned from
 

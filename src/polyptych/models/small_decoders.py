@@ -187,7 +187,7 @@ class BranchingCache(Cache):
         position_ids: Int[Tensor, "C 1"] | None,
     ) -> Float[Tensor, "C 1 V"]:
         """Read one more token of every row: logits of the next."""
-        with torch.inference_mode():  # a twentieth less time, see beam_search
+        with torch.inference_mode():  # as in beam_search: less to keep book of
             logits = self._step(inputs_embeds, attention_mask, position_ids)
         return logits.clone()  # an ordinary tensor
 
