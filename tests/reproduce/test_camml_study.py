@@ -123,8 +123,20 @@ def test_training_sets_differ_in_shots_only(finished):
         assert none.target == drawn.target == raw.target == camml.target
         assert not none.shots and len(drawn.shots) == len(camml.shots) == len(raw.images) - 1
         assert raw.images[:-1] == tuple(shot.images[0] for shot in camml.shots)
+        assert camml.metadata["found"] and raw.metadata["found"]
     counts = Counter(len(example.shots) for example in sets["camml"])
     assert set(counts) <= {1, 2, 3} and len(counts) > 1
+
+
+def test_an_answer_takes_the_place_of_one_shot_where_none_has_it(finished):
+    store = finished[0].store("train")
+    question = store.questions[0]
+    others = [f for f in store.facts if f.metadata["fact_id"] != question.metadata["fact_id"]][:3]
+    (answer,) = store.asked_for(question)
+    mended = [store.with_answer(question, others, str(seed)) for seed in range(20)]
+    assert {shots.index(answer) for shots in mended} == {0, 1, 2}
+    assert all(sum(a is b for a, b in zip(shots, others, strict=True)) == 2 for shots in mended)
+    assert store.with_answer(question, [*others, answer], "") == [*others, answer]
 
 
 def test_all_start_on_the_same_questions_with_the_fact_that_answers(finished):

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -117,6 +117,7 @@ class RealCammlWorkshop(CammlWorkshop):
     """
 
     source: Path = Path()
+    answer_in_training: ClassVar[bool] = False  # the label or skill: most shots have it
 
     @property
     def tasks(self) -> tuple[str, ...]:

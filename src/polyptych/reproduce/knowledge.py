@@ -181,6 +181,13 @@ class Datastore:
         facts = self._by_fact[question.metadata["fact_id"]]
         return [fact for fact in facts if fact.id != question.id][:1]
 
+    def with_answer(self, question: Example, shots: list[Example], seed: str) -> list[Example]:
+        """The shots; where none of them answers, the fact that does in place of one by chance."""
+        if not _answers(question, shots):
+            place = random.Random(f"answer/{seed}").randrange(len(shots))
+            shots = [*shots[:place], *self.asked_for(question), *shots[place + 1 :]]
+        return shots
+
 
 def with_shots(question: Example, shots: Sequence[Example], world: World | None) -> Example:
     """A question with shots, all of one world (None: as they were drawn).
@@ -189,10 +196,13 @@ def with_shots(question: Example, shots: Sequence[Example], world: World | None)
     """
     if world is not None:
         question, shots = world.retold(question), [world.retold(shot) for shot in shots]
-    wanted = question.metadata["fact_id"]
-    found = any(shot.metadata["fact_id"] == wanted for shot in shots)
+    found = _answers(question, shots)
     told = tuple(replace(shot, references=(), metadata={}) for shot in shots)
     return replace(question, shots=told, metadata={**question.metadata, "found": found})
+
+
+def _answers(question: Example, shots: Sequence[Example]) -> bool:
+    return any(shot.metadata["fact_id"] == question.metadata["fact_id"] for shot in shots)
 
 
 def concatenated(example: Example) -> Example:
