@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from polyptych.data.collation import Collator
 from polyptych.data.conversation import shot_text
@@ -105,9 +104,10 @@ def pad_ragged(
     if all(size == width for size in sizes):
         return flat.unflatten(0, (-1, width)), None
     mask = torch.arange(width, device=flat.device) < lengths[:, None]
-    if len(flat) == 0:
-        return flat.new_zeros(len(sizes), width, *flat.shape[1:]), mask
-    return pad_sequence(flat.split(sizes), batch_first=True), mask
+    # In one go: the gradient of `pad_sequence` copies all of it once per row.
+    padded = flat.new_zeros(mask.numel(), *flat.shape[1:])
+    padded.index_copy_(0, mask.flatten().nonzero()[:, 0], flat)
+    return padded.unflatten(0, mask.shape), mask
 
 
 def ranks(counts: Int[Tensor, " B"]) -> Int[Tensor, " S"]:
