@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from polyptych.adapters.adapt import adapt
@@ -208,8 +207,7 @@ class AdaptersWorkshop(SamWorkshop):
                 learning_rate=settings.base_learning_rate,
                 seed=0,
             )
-            with sdpa_kernel(SDPBackend.MATH):  # the fused CPU kernel is slow for short rows
-                train(recipe, out=folder / name, model=model, processor=processor)
+            train(recipe, out=folder / name, model=model, processor=processor)
 
     def build(self, run: Run) -> tuple[PreTrainedModel, Any]:
         """The base with both modules; which of them may look beyond is what variants differ in."""

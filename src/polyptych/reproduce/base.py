@@ -43,6 +43,7 @@ from polyptych.storybook.vocabulary import (
     KINDS,
     PLACES,
 )
+from polyptych.training.cpu_attention import Float32Attention
 from polyptych.vision.feature_cache import FeatureCache
 
 _FACTS: tuple[tuple[str, Any], ...] = (
@@ -203,12 +204,12 @@ def teach_to_see(
         chosen = rng.sample(pictures, batch_size)
         seen, truths = features.get([ref for ref, _ in chosen]), [truth for _, truth in chosen]
         plain = batch_size // 2 if hints else batch_size
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), Float32Attention():
             tokens = _tokens(model, seen[:plain])
         loss = readout.loss(tokens.float(), truths[:plain])
         if hints:
             added, wanted = hints.draw(truths[plain:], rng)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16), Float32Attention():
                 tokens = hinted_tokens(model, seen[plain:], added)
             loss = loss + hints.loss(readout, tokens.float(), wanted)
         optimizer.zero_grad()

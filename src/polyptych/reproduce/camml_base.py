@@ -8,7 +8,6 @@ from shutil import copytree
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import ResNetConfig, ResNetModel
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -119,8 +118,7 @@ def train_base(shop: CammlWorkshop) -> Path:
             save_every=500,
             tensorboard=False,
         )
-        with sdpa_kernel(SDPBackend.MATH):
-            train(recipe, out=shop.base.parent, model=model, processor=processor)
+        train(recipe, out=shop.base.parent, model=model, processor=processor)
     loaded, processor = load_model(shop.base)
     asked = list(read_records(shop.data["base-validation"]))
     answers = answer(loaded, processor, asked, feature_cache(shop, loaded, processor))

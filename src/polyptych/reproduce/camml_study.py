@@ -141,10 +141,6 @@ class CammlWorkshop(Workshop):
     after 1,500 with the answer among the shots), at three shots 9 % stayed 9 % (34 %).
     """
 
-    def has_short_rows(self, run: Run) -> bool:
-        """Shots in the prompt make them long."""
-        return run.variant != "concatenated"
-
     @property
     def tasks(self) -> tuple[str, ...]:
         """The same questions with different shots, and to an edited datastore."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForConditionalGeneration
 from polyptych.models.processor import PolyptychProcessor
@@ -44,17 +43,16 @@ def train_backbone(shop: CheetahWorkshop, number: int) -> None:
         save_every=500,
         tensorboard=False,
     )
-    with sdpa_kernel(SDPBackend.MATH):
-        teach_to_see(
-            model,
-            shop.pictures(),
-            feature_cache(shop, model, processor),
-            shop.readout,
-            make_hints=shop.hints,
-            steps=settings.seeing_steps,
-            seed=number,
-        )
-        train(recipe, out=shop.base(number).parent, model=model, processor=processor)
+    teach_to_see(
+        model,
+        shop.pictures(),
+        feature_cache(shop, model, processor),
+        shop.readout,
+        make_hints=shop.hints,
+        steps=settings.seeing_steps,
+        seed=number,
+    )
+    train(recipe, out=shop.base(number).parent, model=model, processor=processor)
 
 
 def fresh_backbone(

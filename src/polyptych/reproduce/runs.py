@@ -10,13 +10,11 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from polyptych.files import write_aside
 from polyptych.reproduce.answers import answer_all
@@ -36,8 +34,7 @@ def execute(shop: Workshop, run: Run) -> dict[str, Any]:
     model, processor = shop.build(run)
     record: dict[str, Any] = {**asdict(run), "name": run.name, **shop.sizes(model), "tasks": {}}
     if run.steps:
-        with sdpa_kernel(SDPBackend.MATH) if shop.has_short_rows(run) else nullcontext():
-            result = train(shop.recipe(run), out=folder, model=model, processor=processor)
+        result = train(shop.recipe(run), out=folder, model=model, processor=processor)
         record |= {"train_loss": result.loss, "validation": result.validation}
     split = shop.answered(run)
     if split is not None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from polyptych.data.records import read_json, read_records, write_records
@@ -251,8 +250,7 @@ class SimaWorkshop(Workshop):
             learning_rate=settings.base_learning_rate,
             trainable=("connector", "language_model"),
         )
-        with sdpa_kernel(SDPBackend.MATH):  # the fused CPU kernel is slow for short rows
-            train(recipe, out=self.base(seed).parent, model=model, processor=processor)
+        train(recipe, out=self.base(seed).parent, model=model, processor=processor)
 
     def loop(self, run: Run) -> Path:
         """Where a variant improves; further iterations go on in the folder of the first ones."""
@@ -267,8 +265,7 @@ class SimaWorkshop(Workshop):
             return load_model(start)
         if run.variant == "sft":
             model, processor = load_model(start)
-            with sdpa_kernel(SDPBackend.MATH):
-                train(self.recipe(run), out=self.loop(run), model=model, processor=processor)
+            train(self.recipe(run), out=self.loop(run), model=model, processor=processor)
             return load_model(str(self.loop(run) / "final"))  # adapters merged
         try:
             improve(

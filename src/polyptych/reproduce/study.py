@@ -12,7 +12,6 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from polyptych.data.records import read_records, write_records
@@ -366,9 +365,8 @@ def align(shop: SamWorkshop, budget: Budget) -> None:
         save_every=500,
         tensorboard=False,
     )
-    with sdpa_kernel(SDPBackend.MATH):  # the fused CPU kernel is slow for a handful of queries
-        _see(shop, budget, model, processor)
-        train(recipe, out=shop.base(budget).parent, model=model, processor=processor)
+    _see(shop, budget, model, processor)
+    train(recipe, out=shop.base(budget).parent, model=model, processor=processor)
 
 
 def rebudget(shop: SamWorkshop, budget: Budget) -> None:
@@ -380,8 +378,7 @@ def rebudget(shop: SamWorkshop, budget: Budget) -> None:
     if shop.base(budget).exists():
         return
     model, processor = fresh_base(shop, budget)
-    with sdpa_kernel(SDPBackend.MATH):
-        _see(shop, budget, model, processor)
+    _see(shop, budget, model, processor)
     spoken = cast(
         PolyptychSamForConditionalGeneration, load_model(shop.base(shop.settings.budget))[0]
     )

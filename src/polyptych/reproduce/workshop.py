@@ -133,10 +133,6 @@ class Workshop(ABC):
         """More that is recorded of a finished run, such as what an answer costs."""
         return {}
 
-    def has_short_rows(self, run: Run) -> bool:
-        """Whether rows are of some hundred tokens at most, where the fused CPU kernel is slower."""
-        return True
-
     def sizes(self, model: PreTrainedModel) -> dict[str, int]:
         """Numbers of parameters for the record."""
         return {"parameters": sum(p.numel() for p in model.parameters())}

@@ -1,20 +1,20 @@
-"""Two answers behind one prompt in one row: who sees whom, and logits where a token is labelled.
+"""Two answers behind one prompt in one row: who sees whom.
 
-Nothing here knows of a model's family. A decoder of transformers takes a mask over pairs of
-positions in place of one over positions; and what its head multiplies can be chosen before it does.
+Nothing here knows of a model's family: a decoder of transformers takes a mask over pairs of
+positions in place of one over positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from polyptych.errors import PolyptychError
+from polyptych.training.labelled import chosen_states
 
 PROMPT, CHOSEN, REJECTED = range(3)
 """What a column of a row belongs to."""
@@ -55,7 +55,7 @@ def scored_logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
         if name not in _OWN and not name.startswith("scored_")
     }
     rows, columns = batch["scored_rows"], batch["scored_columns"]
-    with _chosen_states(inner.get_output_embeddings(), rows, columns):
+    with chosen_states(inner.get_output_embeddings(), rows, columns):
         return model(**inputs, attention_mask=mask, use_cache=False).logits
 
 
@@ -65,20 +65,6 @@ def _as_attention_takes_it(model: Any, mask: Tensor) -> Tensor:
         return mask
     dtype = model.get_input_embeddings().weight.dtype
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-
-
-@contextmanager
-def _chosen_states(head: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
-    """Inside, the head multiplies only the states at these places."""
-
-    def choose(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][rows, columns],)
-
-    hook = head.register_forward_pre_hook(choose)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def check_branching(model: Any, longest: int) -> None:

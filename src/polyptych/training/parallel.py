@@ -107,10 +107,11 @@ def keep_in_step(model: PreTrainedModel, *, whole_weights: bool = True) -> Remov
     ]
 
     def add_zero(model: nn.Module, inputs: Any, output: Any) -> None:
-        if names and torch.is_grad_enabled() and getattr(output, "loss", None) is not None:
+        if names and torch.is_grad_enabled():
             # Looked up at every call: FSDP2 puts other tensors in place inside forward.
-            sums = [model.get_parameter(name).sum().to(output.loss.dtype) for name in names]
-            output.loss = output.loss + 0.0 * torch.stack(sums).sum()
+            zero = 0.0 * torch.stack([model.get_parameter(name).sum() for name in names]).sum()
+            from_it = "logits" if output.loss is None else "loss"  # what the loss comes from
+            output[from_it] = output[from_it] + zero.to(output[from_it].dtype)
 
     def refuse_text(model: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
         counts = inputs.get("image_counts")

@@ -41,12 +41,19 @@ from polyptych.training.checkpoints import (
     load_trained,
     trained_parameters,
 )
+from polyptych.training.cpu_attention import attention_for
 from polyptych.training.data import TrainingData
 from polyptych.training.freezing import (
     checkpoint_frozen_layers,
     frozen_modules,
     select_trainable,
     set_to_eval,
+)
+from polyptych.training.labelled import (
+    adds_to_the_loss,
+    chosen_states,
+    labelled_loss,
+    predicting,
 )
 from polyptych.training.low_rank import (
     add_low_rank,
@@ -215,6 +222,7 @@ class SupervisedTrainer(Trainer):
             model=model,
             args=args,
             callbacks=[tracker],
+            compute_loss_func=None if adds_to_the_loss(model) else labelled_loss,
             eval_dataset=validation.examples if validation else None,
             **kwargs,
         )
@@ -245,10 +253,19 @@ class SupervisedTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """The model's own loss, with frozen modules in evaluation mode and no cache."""
+        """The loss, with frozen modules in evaluation mode and no cache."""
         set_to_eval(self.frozen)
         self.tracker.count(inputs["image_counts"])
-        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+        inputs = {**inputs, "use_cache": False}
+        if self.compute_loss_func is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        with chosen_states(self.learner.get_output_embeddings(), *predicting(inputs["labels"])):
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Forward and backward, where checkpointed layers run again by the same kernels."""
+        with attention_for(self.recipe.precision, self.args.device):
+            return super().training_step(*args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any) -> Any:
         """The next step's batches; the time until they are there is waited for data."""
