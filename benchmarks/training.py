@@ -12,6 +12,7 @@
 4. Adapters: the same on a base of LLaVA's shape with LoRA, at 4 images of 576 visual tokens, in
    time and bytes; their modules alone by images; what they add at the shape of a 7B, counted.
 5. On paper: a 7B on 8 and 64 GPUs (``scale.py``).
+6. Steps in bfloat16 on a CPU: logits where a token is labelled, attention in float32.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 import adapter_costs
 import scale
+import step_costs
 from measuring import keep_freed_memory, machine, measure, write_json, write_table
 from polyptych.data.collation import Collator
 from polyptych.methods.cheetah.model import (
@@ -260,6 +262,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "overheads": lambda args: overheads(args.width, 4, args.repeats),
     "adapters": lambda args: adapters(args.images, args.repeats),
     "paper": lambda args: asdict(adapter_costs.counted(scale.Load())),
+    "steps": lambda args: step_costs.measured(4, 8, args.repeats),
 }
 """What is measured, by the name that ``--parts`` calls it."""
 
@@ -329,12 +332,20 @@ def _adapter_table(found: dict[str, Any]) -> list[str]:
     return lines + _image_table(kept, "MiB kept for the backward pass, by images")
 
 
+def _step_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    size = rows[0]
+    what = f"{size['rows']} × {size['positions']} positions, vocabulary {size['vocabulary']:,}"
+    lines = [f"| {what} | processor ms | MiB beside weights |", "| --- | ---: | ---: |"]
+    return lines + [f"| {r['variant']} | {r['cpu_ms']:.0f} | {r['mib']:.0f} |" for r in rows]
+
+
 SECTIONS: dict[str, Callable[[Any], list[str]]] = {
     "processes": _process_table,
     "images": _image_table,
     "overheads": _overhead_table,
     "adapters": _adapter_table,
     "paper": lambda found: scale.table(scale.Adapters(**found)),
+    "steps": _step_table,
 }
 """A part's table."""
 

@@ -141,3 +141,23 @@ def test_more_gpus_hold_less_each_and_take_in_more(bench: ModuleType) -> None:
     assert (
         scale.estimate("FSDP2, ZeRO-3", 64, 1, adapters, hardware=slow).seconds > 10 * many.seconds
     )
+
+
+def test_the_three_steps_have_one_loss(bench: ModuleType) -> None:
+    """What is saved is no part of the result; only attention rounds less."""
+    costs = bench.step_costs
+    model, processor = costs.learner(TinySizes(), 512)
+    batch = processor.collate([costs.example(2)] * 2, training=True)
+    with torch.no_grad():
+        whole, *fewer = [step(model.eval(), batch) for step in costs.STEPS.values()]
+    for loss in fewer:
+        torch.testing.assert_close(loss, whole)
+
+
+def test_steps_are_measured_and_told(bench: ModuleType) -> None:
+    rows = bench.step_costs.measured(2, 2, 1, TinySizes(), 512)
+    assert [row["variant"] for row in rows] == list(bench.step_costs.STEPS)
+    assert all(row["cpu_ms"] > 0 and row["mib"] > 0 for row in rows)
+    lines = bench.SECTIONS["steps"](rows)
+    assert lines[0].startswith(f"| 2 × {rows[0]['positions']} positions, vocabulary 512 |")
+    assert len(lines) == 2 + len(rows)
