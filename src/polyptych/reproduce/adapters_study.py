@@ -20,13 +20,12 @@ from polyptych.adapters.tiny import TinySizes, tiny_family, tiny_family_tokenize
 from polyptych.adapters.vpgc import Reattention, VpgC
 from polyptych.data.records import read_records
 from polyptych.reproduce.answers import ANSWER_TOKENS, BATCH
+from polyptych.reproduce.recipes import sources, study_recipe
 from polyptych.reproduce.study import SamWorkshop, StudySettings
 from polyptych.reproduce.workshop import Run
 from polyptych.storybook.tasks.factors import FactorType
 from polyptych.training.recipe import (
     DataRecipe,
-    DataSource,
-    OptimizerRecipe,
     Recipe,
     ValidationRecipe,
 )
@@ -198,14 +197,13 @@ class AdaptersWorkshop(SamWorkshop):
             ("", self.base_sets, settings.base_steps),
         )
         for name, sets, steps in stages:
-            recipe = self._recipe(
-                name=f"{base.name}-{name or 'base'}",
-                trainable=("model", "lm_head"),
-                sets=sets,
+            recipe = study_recipe(
+                f"{base.name}-{name or 'base'}",
+                ("model", "lm_head"),
+                DataRecipe(train=sources(self.data[each] for each in sets)),
                 steps=steps,
                 batch_size=settings.base_batch_size,
                 learning_rate=settings.base_learning_rate,
-                seed=0,
             )
             train(recipe, out=folder / name, model=model, processor=processor)
 
@@ -227,48 +225,16 @@ class AdaptersWorkshop(SamWorkshop):
 
     def recipe(self, run: Run) -> Recipe:
         """Methods and language model learn all tasks; the vision encoder stays."""
-        return self._recipe(
-            name=run.name,
-            trainable=("polyptych_methods", "language_model", "lm_head"),
-            sets=self.training_sets,
+        return study_recipe(
+            run.name,
+            ("polyptych_methods", "language_model", "lm_head"),
+            DataRecipe(
+                train=sources(self.data[name] for name in self.training_sets),
+                validation=sources(self.data[f"{task}-validation"] for task in self.tasks),
+            ),
             steps=run.steps,
             batch_size=self.settings.batch_size,
             learning_rate=run.learning_rate,
             seed=run.seed,
-            validation=True,
-        )
-
-    def _recipe(
-        self,
-        *,
-        name: str,
-        trainable: tuple[str, ...],
-        sets: tuple[str, ...],
-        steps: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-        validation: bool = False,
-    ) -> Recipe:
-        data = self.data
-        looked_at = [data[f"{task}-validation"] for task in self.tasks] if validation else []
-        return Recipe(
-            name=name,
-            trainable=trainable,
-            data=DataRecipe(
-                train=tuple(DataSource(path=str(data[each])) for each in sets),
-                validation=tuple(DataSource(path=str(path)) for path in looked_at),
-            ),
-            optimizer=OptimizerRecipe(
-                learning_rate=learning_rate, warmup_steps=steps // 20, weight_decay=0.05
-            ),
-            steps=steps,
-            global_batch_size=batch_size,
-            seed=seed,
-            threads=1,
-            precision="bf16",
-            log_every=20,
-            save_every=500,
             validation=ValidationRecipe(batch_size=BATCH, max_new_tokens=ANSWER_TOKENS),
-            tensorboard=False,
         )

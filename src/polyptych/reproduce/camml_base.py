@@ -22,8 +22,9 @@ from polyptych.reproduce.answers import answer, feature_cache, judge
 from polyptych.reproduce.camml_study import CammlWorkshop
 from polyptych.reproduce.encoder import PATCH_SIZE
 from polyptych.reproduce.knowledge import PICTURE_SIZE, named_correct
+from polyptych.reproduce.recipes import sources, study_recipe
 from polyptych.reproduce.small_models import WIDTH
-from polyptych.training.recipe import DataRecipe, DataSource, OptimizerRecipe, Recipe
+from polyptych.training.recipe import DataRecipe
 from polyptych.training.supervised import train
 
 _CONTEXT = 1024
@@ -98,25 +99,13 @@ def train_base(shop: CammlWorkshop) -> Path:
         return judged
     if not shop.base.exists():
         model, processor = fresh_base(shop)
-        recipe = Recipe(
-            name="base",
-            trainable=("connector", "language_model"),
-            data=DataRecipe(
-                train=(DataSource(path=str(shop.data["base-train"])),),
-                feature_cache=str(shop.features),
-            ),
-            optimizer=OptimizerRecipe(
-                learning_rate=settings.base_learning_rate,
-                warmup_steps=settings.base_steps // 20,
-                weight_decay=0.05,
-            ),
+        recipe = study_recipe(
+            "base",
+            ("connector", "language_model"),
+            DataRecipe(train=sources([shop.data["base-train"]]), feature_cache=str(shop.features)),
             steps=settings.base_steps,
-            global_batch_size=settings.base_batch,
-            threads=1,
-            precision="bf16",
-            log_every=20,
-            save_every=500,
-            tensorboard=False,
+            batch_size=settings.base_batch,
+            learning_rate=settings.base_learning_rate,
         )
         train(recipe, out=shop.base.parent, model=model, processor=processor)
     loaded, processor = load_model(shop.base)

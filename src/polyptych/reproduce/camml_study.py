@@ -35,6 +35,7 @@ from polyptych.reproduce.knowledge import (
     knowledge_correct,
     with_shots,
 )
+from polyptych.reproduce.recipes import sources, study_recipe
 from polyptych.reproduce.small_models import WIDTH
 from polyptych.reproduce.workshop import GroupBy, Run, Workshop
 from polyptych.retrieval.building import build_index
@@ -44,7 +45,7 @@ from polyptych.retrieval.retriever import Retriever
 from polyptych.retrieval.store import INDEX_FILE
 from polyptych.schema import Example
 from polyptych.storybook.vocabulary import Split
-from polyptych.training.recipe import DataRecipe, DataSource, OptimizerRecipe, Recipe
+from polyptych.training.recipe import DataRecipe, Recipe
 
 VARIANTS = ("none", "random", "concatenated", "camml")
 
@@ -342,24 +343,15 @@ class CammlWorkshop(Workshop):
         """Everything but the vision encoder learns, as in the paper."""
         name = run.variant if run.purpose == "first" else f"{run.variant}-train"
         reads = run.variant.removesuffix("-first") in _READS_TOKENS
-        return Recipe(
-            name=run.name,
-            trainable=("connector", "language_model", *(("camml",) if reads else ())),
-            data=DataRecipe(
-                train=(DataSource(path=str(self.data[name])),),
-                feature_cache=str(self.features),
-            ),
-            optimizer=OptimizerRecipe(
-                learning_rate=run.learning_rate, warmup_steps=run.steps // 20, weight_decay=0.05
-            ),
+        return study_recipe(
+            run.name,
+            ("connector", "language_model", *(("camml",) if reads else ())),
+            DataRecipe(train=sources([self.data[name]]), feature_cache=str(self.features)),
             steps=run.steps,
-            global_batch_size=self.settings.batch_size,
+            batch_size=self.settings.batch_size,
+            learning_rate=run.learning_rate,
             seed=run.seed,
-            threads=1,
-            precision="bf16",
-            log_every=20,
             save_every=200,
-            tensorboard=False,
         )
 
     def measure(self, run: Run, model: Any, processor: PolyptychProcessor) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from polyptych.models.processor import PolyptychProcessor
 from polyptych.reproduce.answers import feature_cache
 from polyptych.reproduce.base import teach_to_see
 from polyptych.reproduce.cheetah_study import EDITED, CheetahWorkshop
+from polyptych.reproduce.recipes import sources, study_recipe
 from polyptych.reproduce.salience import NAMED
 from polyptych.reproduce.small_models import build_processor, load_encoder, small_config
 from polyptych.training.data import TrainingData
-from polyptych.training.recipe import DataRecipe, DataSource, OptimizerRecipe, Recipe
+from polyptych.training.recipe import DataRecipe, Recipe
 from polyptych.training.supervised import train
 
 
@@ -22,26 +23,14 @@ def train_backbone(shop: CheetahWorkshop, number: int) -> None:
         return
     settings = shop.settings
     model, processor = fresh_backbone(shop, number)
-    recipe = Recipe(
-        name=f"backbone-seed{number}",
-        trainable=("language_model",),
-        data=DataRecipe(
-            train=tuple(DataSource(path=str(path)) for path in shop.base_data.values()),
-            feature_cache=str(shop.features),
-        ),
-        optimizer=OptimizerRecipe(
-            learning_rate=settings.base_learning_rate,
-            warmup_steps=settings.base_steps // 20,
-            weight_decay=0.05,
-        ),
+    recipe = study_recipe(
+        f"backbone-seed{number}",
+        ("language_model",),
+        DataRecipe(train=sources(shop.base_data.values()), feature_cache=str(shop.features)),
         steps=settings.base_steps,
-        global_batch_size=settings.base_batch,
+        batch_size=settings.base_batch,
+        learning_rate=settings.base_learning_rate,
         seed=number,
-        threads=1,
-        precision="bf16",
-        log_every=20,
-        save_every=500,
-        tensorboard=False,
     )
     teach_to_see(
         model,
@@ -80,7 +69,7 @@ def cache_states(shop: CheetahWorkshop, number: int, layer: int) -> None:
     paths = [shop.data[shop.captioned], *(shop.edited(variant, number) for variant in EDITED)]
     recipe = Recipe(
         data=DataRecipe(
-            train=tuple(DataSource(path=str(path)) for path in paths),
+            train=sources(paths),
             feature_cache=str(shop.features),
             state_cache=str(shop.states(number, layer)),
         )

@@ -26,13 +26,14 @@ from polyptych.reproduce.base import Hints, Readout, pictures_of
 from polyptych.reproduce.cheetah_sets import asks_for_named, draw_set, edit_pictures
 from polyptych.reproduce.detail_questions import detail_correct
 from polyptych.reproduce.new_questions import changed_back, recaptioned, requestioned
+from polyptych.reproduce.recipes import study_recipe
 from polyptych.reproduce.salience import CaptionReadout, ThingHints
 from polyptych.reproduce.workshop import GroupBy, Run, Workshop
 from polyptych.schema import Example, ImageRef
 from polyptych.storybook import scoring
 from polyptych.storybook.vocabulary import Split
 from polyptych.training.freezing import select_trainable
-from polyptych.training.recipe import DataRecipe, DataSource, OptimizerRecipe, Recipe
+from polyptych.training.recipe import DataRecipe, DataSource, Recipe
 
 CHANGES = "change_captioning-train"
 
@@ -295,26 +296,20 @@ class CheetahWorkshop(Workshop):
                 ),
                 captions,
             )
-        return Recipe(
-            name=run.name,
-            trainable=("vpgc",),
-            data=DataRecipe(
+        return study_recipe(
+            run.name,
+            ("vpgc",),
+            DataRecipe(
                 train=sources,
                 feature_cache=str(self.features),
                 state_cache=str(self.states(number, run.condition.layer)),
                 exact_shares=True,
             ),
-            optimizer=OptimizerRecipe(
-                learning_rate=run.learning_rate, warmup_steps=run.steps // 20, weight_decay=0.05
-            ),
             steps=run.steps,
-            global_batch_size=settings.edited_per_step + settings.captions_per_step,
+            batch_size=settings.edited_per_step + settings.captions_per_step,
+            learning_rate=run.learning_rate,
             seed=run.seed,
-            threads=1,
-            precision="bf16",
-            log_every=20,
             save_every=200,
-            tensorboard=False,
         )
 
 

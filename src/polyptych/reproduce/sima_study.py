@@ -23,6 +23,7 @@ from polyptych.methods.sima.responses import SamplingSettings
 from polyptych.methods.sima.truth import description_truth
 from polyptych.models.checkpoint import load_model
 from polyptych.models.processor import PolyptychProcessor
+from polyptych.reproduce.recipes import sources, study_recipe
 from polyptych.reproduce.sima_sets import (
     comparisons,
     corpus_chair,
@@ -36,9 +37,7 @@ from polyptych.storybook.vocabulary import Split
 from polyptych.training.preference_settings import PreferenceSettings
 from polyptych.training.recipe import (
     DataRecipe,
-    DataSource,
     LoraRecipe,
-    OptimizerRecipe,
     Recipe,
 )
 from polyptych.training.supervised import train
@@ -241,14 +240,15 @@ class SimaWorkshop(Workshop):
         torch.set_num_threads(1)
         settings = self.settings
         model, processor = self.fresh(seed)
-        recipe = self._recipe(
+        recipe = study_recipe(
             f"base-seed{seed}",
-            self.base_sets,
-            seed=seed,
+            ("connector", "language_model"),
+            self._data(self.base_sets),
             steps=settings.base_steps,
             batch_size=settings.base_batch,
             learning_rate=settings.base_learning_rate,
-            trainable=("connector", "language_model"),
+            seed=seed,
+            save_every=200,
         )
         train(recipe, out=self.base(seed).parent, model=model, processor=processor)
 
@@ -348,44 +348,18 @@ class SimaWorkshop(Workshop):
     def recipe(self, run: Run) -> Recipe:
         """Supervised fine-tuning on the prompts' ground truths, on adapters of the same size."""
         settings = self.settings
-        return self._recipe(
+        return study_recipe(
             run.name,
-            ("description-train",),
-            seed=run.seed,
+            ("*.lora_*",),
+            self._data(("description-train",)),
             steps=settings.steps * run.condition.iterations,
             batch_size=settings.batch_size,
             learning_rate=run.learning_rate,
-            trainable=("*.lora_*",),
+            seed=run.seed,
+            save_every=200,
             lora=LoraRecipe(rank=settings.lora_rank, alpha=settings.lora_alpha),
         )
 
-    def _recipe(
-        self,
-        name: str,
-        sets: Sequence[str],
-        *,
-        seed: int,
-        steps: int,
-        batch_size: int,
-        learning_rate: float,
-        trainable: tuple[str, ...],
-        lora: LoraRecipe | None = None,
-    ) -> Recipe:
-        return Recipe(
-            name=name,
-            trainable=trainable,
-            lora=lora,
-            data=DataRecipe(
-                train=tuple(DataSource(path=str(self.data[each])) for each in sets),
-                feature_cache=str(self.features),
-            ),
-            optimizer=OptimizerRecipe(learning_rate=learning_rate, warmup_steps=steps // 20),
-            steps=steps,
-            global_batch_size=batch_size,
-            seed=seed,
-            threads=1,
-            precision="bf16",
-            log_every=20,
-            save_every=200,
-            tensorboard=False,
-        )
+    def _data(self, sets: Sequence[str]) -> DataRecipe:
+        train = sources(self.data[name] for name in sets)
+        return DataRecipe(train=train, feature_cache=str(self.features))

@@ -29,6 +29,7 @@ from polyptych.reproduce.answers import (
     feature_cache,
 )
 from polyptych.reproduce.base import FactReadout, pictures_of, teach_to_see
+from polyptych.reproduce.recipes import sources, study_recipe
 from polyptych.reproduce.runs import best_rates, execute_all, in_parallel
 from polyptych.reproduce.sam_variants import VARIANTS, build_base, build_variant, connector_size
 from polyptych.reproduce.small_models import build_processor
@@ -39,8 +40,6 @@ from polyptych.storybook.generation import RECORDS_FILE, write_dataset
 from polyptych.storybook.tasks.factors import FactorType
 from polyptych.training.recipe import (
     DataRecipe,
-    DataSource,
-    OptimizerRecipe,
     Recipe,
     ValidationRecipe,
 )
@@ -254,28 +253,19 @@ class SamWorkshop(Workshop):
     def recipe(self, run: Run) -> Recipe:
         """Connector and language model learn all tasks."""
         data = self.data
-        return Recipe(
-            name=run.name,
-            trainable=("connector", "language_model"),
-            data=DataRecipe(
-                train=tuple(DataSource(path=str(data[name])) for name in self.training_sets),
-                validation=tuple(
-                    DataSource(path=str(data[f"{task}-validation"])) for task in self.tasks
-                ),
+        return study_recipe(
+            run.name,
+            ("connector", "language_model"),
+            DataRecipe(
+                train=sources(data[name] for name in self.training_sets),
+                validation=sources(data[f"{task}-validation"] for task in self.tasks),
                 feature_cache=str(self.features),
             ),
-            optimizer=OptimizerRecipe(
-                learning_rate=run.learning_rate, warmup_steps=run.steps // 20, weight_decay=0.05
-            ),
             steps=run.steps,
-            global_batch_size=self.settings.batch_size,
+            batch_size=self.settings.batch_size,
+            learning_rate=run.learning_rate,
             seed=run.seed,
-            threads=1,
-            precision="bf16",
-            log_every=20,
-            save_every=500,
             validation=ValidationRecipe(batch_size=BATCH, max_new_tokens=ANSWER_TOKENS),
-            tensorboard=False,
         )
 
     def merit(self, record: Mapping[str, Any]) -> float:
@@ -345,25 +335,15 @@ def align(shop: SamWorkshop, budget: Budget) -> None:
     if shop.base(budget).exists():
         return
     model, processor = fresh_base(shop, budget)
-    recipe = Recipe(
-        name=f"base-{budget.name}",
-        trainable=shop.base_trainable,
-        data=DataRecipe(
-            train=tuple(DataSource(path=str(data[name])) for name in shop.base_sets),
-            feature_cache=str(shop.features),
-        ),
-        optimizer=OptimizerRecipe(
-            learning_rate=settings.base_learning_rate,
-            warmup_steps=settings.base_steps // 20,
-            weight_decay=0.05,
+    recipe = study_recipe(
+        f"base-{budget.name}",
+        shop.base_trainable,
+        DataRecipe(
+            train=sources(data[name] for name in shop.base_sets), feature_cache=str(shop.features)
         ),
         steps=settings.base_steps,
-        global_batch_size=settings.base_batch_size,
-        threads=1,
-        precision="bf16",
-        log_every=20,
-        save_every=500,
-        tensorboard=False,
+        batch_size=settings.base_batch_size,
+        learning_rate=settings.base_learning_rate,
     )
     _see(shop, budget, model, processor)
     train(recipe, out=shop.base(budget).parent, model=model, processor=processor)
