@@ -135,7 +135,7 @@ class CammlWorkshop(Workshop):
     also: ClassVar[Mapping[str, tuple[str, ...]]] = ALSO
     answer_tokens: ClassVar[int] = 12  # a word or a phrase
     answer_in_training: ClassVar[bool] = True
-    """Whether the shots of a training question always have the answer, as in tests they do not.
+    """Whether the shots of a training question always have the answer; in tests they do not.
 
     Where retrieval decided, half of the questions had none, and CaMML unlearned what it had learned
     first: on validation questions with the fact alone 95 % became 35 % in 1,000 steps (seed 0; 84 %

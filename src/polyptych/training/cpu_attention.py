@@ -1,8 +1,8 @@
 """Attention in float32 inside bfloat16 training on a CPU.
 
 PyTorch's fused CPU kernel gains nothing from bfloat16 where the processor has no tiles (AMX) for
-it: forward and backward of 16 x 4 heads over 100 positions of 32 take 19 ms, in float32 6 ms; its
-unfused way 8 ms. So it gets float32, and all around it stays as it is.
+it: on an AMD EPYC forward and backward of 16 x 4 heads of width 32 over 100 positions take 19 ms,
+in float32 6 ms, unfused 8 ms. So it gets float32, and all around it stays as it is.
 """
 
 from __future__ import annotations
