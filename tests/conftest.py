@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -29,6 +30,16 @@ install_import_hook(
     ],
     "shape_checks.check",
 )
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of every later collection what the imports made: it lives to the end anyway.
+
+    Each training has two of them; they took a sixth of a second more.
+    """
+    gc.collect()
+    gc.freeze()
+
 
 SHARED = Path(os.environ.get("POLYPTYCH_SHARED", Path(__file__).parents[2] / "shared"))
 
