@@ -105,7 +105,7 @@ def breakdown_table(
     groups: dict[str, dict[str, list[float]]] = {}
     counts: dict[str, int] = {}
     for run in results["runs"]:
-        if run["purpose"] == "main":
+        if run["purpose"] == "main" and run["variant"] in variants:
             for group, values in run["tasks"][task][part].items():
                 groups.setdefault(group, {}).setdefault(run["variant"], []).append(values[metric])
                 counts[group] = values["count"]
@@ -337,7 +337,8 @@ def _cheetah_real(results: Mapping[str, Any]) -> dict[str, str]:
 def _camml(results: Mapping[str, Any]) -> dict[str, str]:
     variants, settings = camml_study.VARIANTS, results["settings"]
     here = f"q{settings['context']['queries']}"
-    most = f"shots_{max(settings['shots'])}"
+    counts = settings["shots"]
+    middle = f"shots_{counts[(len(counts) - 1) // 2]}"
     sizes = [f"q{size['queries']}" for size in (*settings["sweep"], settings["context"])]
     metric = "accuracy[knowledge]"
     tables = {
@@ -351,8 +352,12 @@ def _camml(results: Mapping[str, Any]) -> dict[str, str]:
             lambda name: name == metric,
         ),
     }
-    for part in ("by_found", "by_attribute"):
-        tables[f"camml-{part}"] = breakdown_table(results, variants, most, part, metric)
+    # Of shots by chance, others have the fact.
+    retrieved = tuple(variant for variant in variants if variant != "random")
+    tables["camml-by_found"] = breakdown_table(results, retrieved, middle, "by_found", metric)
+    tables["camml-by_attribute"] = breakdown_table(
+        results, variants, middle, "by_attribute", metric
+    )
     return tables
 
 
