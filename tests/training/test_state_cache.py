@@ -114,6 +114,10 @@ def test_exact_shares_hold_in_every_step() -> None:
     mixed = mixture(sets, [3, 8], length=44, block=11)
     for start in range(0, 44, 11):
         assert (mixed.items[start : start + 11, 0] == 0).sum() == 3
+    passes = mixture(sets, [4, 8], length=48, block=12, together=4).items[:, 0].reshape(-1, 4)
+    assert all(len(set(one)) == 1 for one in passes)
+    assert [int(step.sum()) for step in passes.reshape(-1, 12)] == [8] * 4
+    assert len({tuple(step[::4]) for step in passes.reshape(-1, 12)}) > 1  # in changing order
     with pytest.raises(PolyptychError, match=r"exact shares of 4 of 8 items would be 1.09"):
         mixture(sets, [3, 8], length=8, block=4)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ def mixture(
     seed: int = 0,
     length: int | None = None,
     block: int | None = None,
+    together: int = 1,
 ) -> Mixture:
     """Mix sets in exact shares; no item comes again before all of its set have come.
 
@@ -57,6 +59,8 @@ def mixture(
         seed: Decides the order; equal arguments give the equal mixture.
         length: Items of the mixture; by default as many as the sets have together.
         block: Every so many items hold the shares exactly, too (the examples of one step).
+        together: In a block, so many items in a row are of one set where shares allow it (the
+            examples of one pass: sets differ in length, and a pass is as long as its longest).
 
     Raises:
         PolyptychError: For weights that do not fit the sets, a weighted but empty set, or shares
@@ -78,7 +82,7 @@ def mixture(
     if block is None:
         rng.shuffle(sources)
     else:
-        sources = _blocks(weights, block, len(sources), rng)
+        sources = _blocks(weights, block, len(sources), together, rng)
     items = np.empty((len(sources), 2), dtype=np.int64)
     items[:, 0] = sources
     for source, order in enumerate(orders):
@@ -100,17 +104,21 @@ def _order(examples: Examples, count: int, rng: random.Random) -> np.ndarray:
     return order
 
 
-def _blocks(weights: Sequence[float], block: int, total: int, rng: random.Random) -> list[int]:
+def _blocks(
+    weights: Sequence[float], block: int, total: int, together: int, rng: random.Random
+) -> list[int]:
     """Sources in an order whose every ``block`` items hold each share exactly."""
     counts = [weight / sum(weights) * block for weight in weights]
     if total % block or any(abs(count - round(count)) > 1e-6 for count in counts):
         shares = ", ".join(f"{count:g}" for count in counts)
         raise PolyptychError(f"exact shares of {block} of {total} items would be {shares}")
-    sources = []
+    sources: list[int] = []
     for _ in range(total // block):
         part = [source for source, count in enumerate(counts) for _ in range(round(count))]
-        rng.shuffle(part)
-        sources += part
+        # Passes are shuffled: with several processes, none gets the same set in every step.
+        passes = [part[start : start + together] for start in range(0, block, together)]
+        rng.shuffle(passes)
+        sources += chain.from_iterable(passes)
     return sources
 
 

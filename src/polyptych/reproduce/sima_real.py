@@ -114,9 +114,9 @@ class CocoWorkshop(SimaWorkshop):
         return ("foils", "lists", "photos")
 
     @property
-    def base_sets(self) -> tuple[str, ...]:
-        """What a base learns from."""
-        return ("noisy-train", "photos-train", "comparisons-train")
+    def base_sets(self) -> Mapping[str, float | None]:
+        """What a base learns from, every example equally often: of photos there are few."""
+        return dict.fromkeys(("noisy-train", "photos-train", "comparisons-train"))
 
     @cached_property
     def sets(self) -> CocoSets:

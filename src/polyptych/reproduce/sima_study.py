@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from polyptych.methods.sima.responses import SamplingSettings
 from polyptych.methods.sima.truth import description_truth
 from polyptych.models.checkpoint import load_model
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.reproduce.recipes import sources, study_recipe
+from polyptych.reproduce.recipes import study_recipe
 from polyptych.reproduce.sima_sets import (
     comparisons,
     corpus_chair,
@@ -37,6 +37,7 @@ from polyptych.storybook.vocabulary import Split
 from polyptych.training.preference_settings import PreferenceSettings
 from polyptych.training.recipe import (
     DataRecipe,
+    DataSource,
     LoraRecipe,
     Recipe,
 )
@@ -152,9 +153,9 @@ class SimaWorkshop(Workshop):
         return ("description", "existence")
 
     @property
-    def base_sets(self) -> tuple[str, ...]:
-        """What a base learns from."""
-        return ("noisy-train", "existence-train", "comparisons-train")
+    def base_sets(self) -> Mapping[str, float | None]:
+        """What a base learns from, in which shares; comparisons are twice as long as the others."""
+        return {"noisy-train": 1, "existence-train": 1, "comparisons-train": 2}
 
     @cached_property
     def data(self) -> dict[str, Path]:
@@ -249,6 +250,7 @@ class SimaWorkshop(Workshop):
             learning_rate=settings.base_learning_rate,
             seed=seed,
             save_every=200,
+            micro_batch_size=settings.base_batch // 4,
         )
         train(recipe, out=self.base(seed).parent, model=model, processor=processor)
 
@@ -351,7 +353,7 @@ class SimaWorkshop(Workshop):
         return study_recipe(
             run.name,
             ("*.lora_*",),
-            self._data(("description-train",)),
+            self._data({"description-train": None}),
             steps=settings.steps * run.condition.iterations,
             batch_size=settings.batch_size,
             learning_rate=run.learning_rate,
@@ -360,6 +362,9 @@ class SimaWorkshop(Workshop):
             lora=LoraRecipe(rank=settings.lora_rank, alpha=settings.lora_alpha),
         )
 
-    def _data(self, sets: Sequence[str]) -> DataRecipe:
-        train = sources(self.data[name] for name in sets)
-        return DataRecipe(train=train, feature_cache=str(self.features))
+    def _data(self, shares: Mapping[str, float | None]) -> DataRecipe:
+        train = tuple(
+            DataSource(path=str(self.data[name]), weight=weight) for name, weight in shares.items()
+        )
+        exact = None not in shares.values()
+        return DataRecipe(train=train, feature_cache=str(self.features), exact_shares=exact)

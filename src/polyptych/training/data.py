@@ -154,6 +154,7 @@ class TrainingData:
             seed=recipe.seed,
             length=recipe.steps * recipe.global_batch_size,
             block=recipe.global_batch_size if recipe.data.exact_shares else None,
+            together=recipe.micro_batch_size or 1,
         )
         if recipe.data.random_shots is not None:
             self.train = RandomShots(self.train, recipe.data.random_shots, recipe.seed)

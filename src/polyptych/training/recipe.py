@@ -80,7 +80,7 @@ class DataRecipe(_Part):
     needed; only where nothing below that layer is trained."""
     exact_shares: bool = False
     """Every step holds each source's share exactly (24 of one and 64 of another), instead of on
-    average."""
+    average; with a ``micro_batch_size``, a pass holds examples of one source where shares allow."""
     random_shots: int | None = Field(default=None, gt=0)
     """An example has its first 1 to so many shots, by a chance that is drawn anew each time it
     comes; None: all that its record has."""
