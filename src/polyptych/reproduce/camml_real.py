@@ -76,6 +76,7 @@ REAL_SETTINGS = replace(
     most_shots=5,
     shots=(1, 3, 5),
     longest_text=512,
+    pass_size=2,  # ScienceQA's, a seventh of all, have long texts for shots
     sweep=(),
 )
 

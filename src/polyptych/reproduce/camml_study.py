@@ -98,6 +98,9 @@ class CammlSettings:
     grid_steps: int = 400
     """Steps of the shorter runs that choose a learning rate."""
     batch_size: int = 16
+    pass_size: int | None = None
+    """Examples that a step reads at once; None: all. Where few are long, the others need no padding
+    to their length; gradients are the same."""
     learning_rates: tuple[float, ...] = (1e-3,)
     """With several, validation questions choose; the first is that of the first steps."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -352,6 +355,7 @@ class CammlWorkshop(Workshop):
             learning_rate=run.learning_rate,
             seed=run.seed,
             save_every=200,
+            micro_batch_size=self.settings.pass_size,
         )
 
     def measure(self, run: Run, model: Any, processor: PolyptychProcessor) -> dict[str, Any]:
