@@ -9,8 +9,8 @@ import torch
 
 from polyptych.data.records import read_records
 from polyptych.errors import PolyptychError
-from polyptych.reproduce.adapters import grid, main, runs
-from polyptych.reproduce.adapters_study import (
+from polyptych.reproduce.adapters.main import grid, main, runs
+from polyptych.reproduce.adapters.study import (
     VARIANTS,
     AdaptersSettings,
     AdaptersWorkshop,

@@ -12,20 +12,20 @@ import pytest
 from polyptych.data.images import image_hash
 from polyptych.data.readers.splitting import SplitName
 from polyptych.data.records import read_records
-from polyptych.reproduce.camml import main
-from polyptych.reproduce.camml_real import main as main_real
-from polyptych.reproduce.camml_sets import LABELS, NEW, PHOTO_SETS, SETS, read_set, set_correct
-from polyptych.reproduce.camml_stages import grid
-from polyptych.reproduce.camml_study import VARIANTS, CammlSettings, CammlWorkshop, Context
-from polyptych.reproduce.knowledge import (
+from polyptych.reproduce.camml.knowledge import (
     World,
     close_up,
     concatenated,
     knowledge_correct,
     with_shots,
 )
+from polyptych.reproduce.camml.main import main
+from polyptych.reproduce.camml.real import main as main_real
+from polyptych.reproduce.camml.real_sets import LABELS, NEW, PHOTO_SETS, SETS, read_set, set_correct
+from polyptych.reproduce.camml.stages import grid
+from polyptych.reproduce.camml.study import VARIANTS, CammlSettings, CammlWorkshop, Context
+from polyptych.reproduce.camml.word_encoder import WordEncoder
 from polyptych.reproduce.tables import all_tables
-from polyptych.reproduce.word_encoder import WordEncoder
 from polyptych.reproduce.workshop import Run
 from polyptych.schema import ImageBlock
 from polyptych.storybook.generation import make_examples

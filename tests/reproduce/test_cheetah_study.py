@@ -14,24 +14,24 @@ from polyptych.data.collation import Collator
 from polyptych.data.records import read_records
 from polyptych.reproduce.answers import feature_cache
 from polyptych.reproduce.base import hinted_tokens
-from polyptych.reproduce.cheetah import grid, main, main_runs, sweeps
-from polyptych.reproduce.cheetah_backbone import fresh_backbone
-from polyptych.reproduce.cheetah_sets import asks_for_named
-from polyptych.reproduce.cheetah_study import (
-    VARIANTS,
-    CheetahSettings,
-    CheetahWorkshop,
-    Placement,
-)
-from polyptych.reproduce.detail_questions import detail_correct, make_detail_question
-from polyptych.reproduce.runs import best_rates, execute
-from polyptych.reproduce.salience import (
+from polyptych.reproduce.cheetah.backbone import fresh_backbone
+from polyptych.reproduce.cheetah.detail_questions import detail_correct, make_detail_question
+from polyptych.reproduce.cheetah.main import grid, main, main_runs, sweeps
+from polyptych.reproduce.cheetah.salience import (
     ThingHints,
     by_size,
     captions_for,
     make_caption,
     named_things,
 )
+from polyptych.reproduce.cheetah.sets import asks_for_named
+from polyptych.reproduce.cheetah.study import (
+    VARIANTS,
+    CheetahSettings,
+    CheetahWorkshop,
+    Placement,
+)
+from polyptych.reproduce.runs import best_rates, execute
 from polyptych.reproduce.small_models import ENCODER
 from polyptych.reproduce.tables import all_tables
 from polyptych.reproduce.workshop import Run

@@ -7,9 +7,14 @@ import re
 import pytest
 
 from polyptych.reproduce.base import pictures_of
-from polyptych.reproduce.cheetah_sets import MAKERS
-from polyptych.reproduce.new_questions import changed_back, recaptioned, requestioned, reverse
-from polyptych.reproduce.salience import captions_for, named_things
+from polyptych.reproduce.cheetah.new_questions import (
+    changed_back,
+    recaptioned,
+    requestioned,
+    reverse,
+)
+from polyptych.reproduce.cheetah.salience import captions_for, named_things
+from polyptych.reproduce.cheetah.sets import MAKERS
 from polyptych.schema import Example, ImageRef
 from polyptych.storybook.graph import scene_from_json
 from polyptych.storybook.tasks.change_captioning import CAPTIONS

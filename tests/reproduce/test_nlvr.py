@@ -13,10 +13,8 @@ import torch
 from PIL import Image
 
 from polyptych.methods.cheetah.discriminative import SourcePicture
-from polyptych.reproduce.cheetah import main
-from polyptych.reproduce.cheetah_real import REAL_SETTINGS, BoxReadout, true_or_false
-from polyptych.reproduce.cheetah_study import VARIANTS
-from polyptych.reproduce.nlvr_boxes import (
+from polyptych.reproduce.cheetah.main import main
+from polyptych.reproduce.cheetah.nlvr_boxes import (
     GROUND,
     RGB,
     BoxEditor,
@@ -27,7 +25,9 @@ from polyptych.reproduce.nlvr_boxes import (
     Statements,
     caption_of,
 )
-from polyptych.reproduce.nlvr_encoder import LOOKS, cell_labels, train_box_encoder
+from polyptych.reproduce.cheetah.nlvr_encoder import LOOKS, cell_labels, train_box_encoder
+from polyptych.reproduce.cheetah.real import REAL_SETTINGS, BoxReadout, true_or_false
+from polyptych.reproduce.cheetah.study import VARIANTS
 from polyptych.reproduce.tables import all_tables
 from polyptych.schema import IGNORE_INDEX, ImageRef
 
@@ -95,7 +95,7 @@ def test_the_whole_comparison_on_a_few_statements(shared_dir, tmp_path, monkeypa
         lines = (source / f"{name}.jsonl").read_text().splitlines()[:count]
         (few / f"{name}.jsonl").write_text("\n".join(lines))
     monkeypatch.setattr(
-        "polyptych.reproduce.cheetah.train_box_encoder", partial(train_box_encoder, steps=2)
+        "polyptych.reproduce.cheetah.main.train_box_encoder", partial(train_box_encoder, steps=2)
     )
     settings = replace(
         REAL_SETTINGS,

@@ -16,24 +16,24 @@ from polyptych.data.collation import Collator
 from polyptych.data.records import read_records
 from polyptych.errors import PolyptychError
 from polyptych.models.checkpoint import load_model
+from polyptych.reproduce.controls import no_pictures
 from polyptych.reproduce.ranking import prefer
-from polyptych.reproduce.real_pictures import no_pictures
-from polyptych.reproduce.sima import GRID, main, runs
-from polyptych.reproduce.sima_real import (
+from polyptych.reproduce.sima.main import GRID, main, runs
+from polyptych.reproduce.sima.real import (
     JUDGES,
     REAL_SETTINGS,
     SHOWN,
     CocoWorkshop,
     contests_of,
 )
-from polyptych.reproduce.sima_real_sets import (
+from polyptych.reproduce.sima.real_sets import (
     CocoSets,
     lists_of_others,
     no_objects,
     objects_in,
     other_objects,
 )
-from polyptych.reproduce.sima_study import Rounds
+from polyptych.reproduce.sima.study import Rounds
 from polyptych.reproduce.small_models import ENCODER
 from polyptych.reproduce.tables import all_tables
 from polyptych.reproduce.workshop import Run

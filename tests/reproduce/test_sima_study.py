@@ -13,9 +13,9 @@ from polyptych.data.images import image_hash
 from polyptych.data.records import read_records
 from polyptych.evaluation.scoring.chair import chair
 from polyptych.methods.sima.truth import description_truth
-from polyptych.reproduce.sima import GRID, grid, main, runs
-from polyptych.reproduce.sima_sets import FINDER, FORMS
-from polyptych.reproduce.sima_study import (
+from polyptych.reproduce.sima.main import GRID, grid, main, runs
+from polyptych.reproduce.sima.sets import FINDER, FORMS
+from polyptych.reproduce.sima.study import (
     CRITICS,
     REPEATED,
     VARIANTS,

@@ -13,10 +13,10 @@ from polyptych.data.records import read_records
 from polyptych.reproduce.base import FACTS, facts_of
 from polyptych.reproduce.encoder import ATTRIBUTES, PICTURE_SIZE, patch_labels
 from polyptych.reproduce.runs import best_rates
-from polyptych.reproduce.sam import main
-from polyptych.reproduce.sam_variants import VARIANTS, build_variant, connector_size
+from polyptych.reproduce.sam.main import main
+from polyptych.reproduce.sam.study import Budget, SamWorkshop, StudySettings, Sweep, fresh_base
+from polyptych.reproduce.sam.variants import VARIANTS, build_variant, connector_size
 from polyptych.reproduce.small_models import ENCODER
-from polyptych.reproduce.study import Budget, SamWorkshop, StudySettings, Sweep, fresh_base
 from polyptych.reproduce.summary import mean_interval
 from polyptych.reproduce.tables import all_tables, fill
 from polyptych.schema import IGNORE_INDEX

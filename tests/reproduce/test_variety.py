@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polyptych.errors import PolyptychError
-from polyptych.reproduce.variety import regrouped, renamed
+from polyptych.reproduce.sam.variety import regrouped, renamed
 from polyptych.storybook.generation import make_examples, to_example
 from polyptych.storybook.scenes import scene_from_json
 from polyptych.storybook.scoring import factor_correct, name_accuracy

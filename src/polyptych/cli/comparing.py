@@ -64,6 +64,6 @@ def reproduce(
     if method not in _REPRODUCTIONS:
         raise PolyptychError(f"no reproduction of {method!r}; known: {', '.join(_REPRODUCTIONS)}")
     hide_bars()
-    main = importlib.import_module(f"polyptych.reproduce.{method}").main
+    main = importlib.import_module(f"polyptych.reproduce.{method}.main").main
     results = main(out or Path("runs", method), quick=quick, real=real)
     typer.echo(f"results in {results}")

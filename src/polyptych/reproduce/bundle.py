@@ -18,7 +18,7 @@ def bundle(run: Path, name: str) -> Path:
     """Store ``run/final`` as ``assets/NAME`` in float16, with ``origin.json`` beside the weights.
 
     Args:
-        run: Folder of a run or a base of :mod:`polyptych.reproduce.sam`.
+        run: Folder of a run or a base of :mod:`polyptych.reproduce.sam.main`.
         name: Name under which ``load_model`` finds it.
 
     Returns:

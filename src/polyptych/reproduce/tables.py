@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from polyptych.files import write_aside
-from polyptych.reproduce import (
-    adapters_study,
-    camml_study,
-    cheetah_study,
-    sam_variants,
-    sima_real,
-    sima_study,
-)
+from polyptych.reproduce.adapters import study as adapters_study
+from polyptych.reproduce.camml import study as camml_study
+from polyptych.reproduce.cheetah import study as cheetah_study
+from polyptych.reproduce.sam import variants as sam_variants
+from polyptych.reproduce.sima import real as sima_real
+from polyptych.reproduce.sima import study as sima_study
 from polyptych.reproduce.summary import mean_interval
 
 _PERCENT = ("accuracy", "rouge", "bleu")

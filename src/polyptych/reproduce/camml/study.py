@@ -25,7 +25,7 @@ from polyptych.methods.camml.model import (
 from polyptych.methods.camml.shots import ShotCache
 from polyptych.models.checkpoint import load_model
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.reproduce.knowledge import (
+from polyptych.reproduce.camml.knowledge import (
     NEIGHBORS_FILE,
     Datastore,
     World,

@@ -1,47 +1,35 @@
 """The CaMML comparison on real data: photos to label by labelled photos, science questions.
 
-Same variants, steps and code as :mod:`polyptych.reproduce.camml`. Photos (TrashNet, Fashion-MNIST):
-of some labels there is no training question, and a few labelled photos stand in the datastore;
-every second time, a training question lives in a world where the labels have changed places, so
-that what shots say has to be read. ScienceQA: text questions, answered by letter; the datastore is
-the training questions with their answers, found by their words, the question's own left out.
+Same variants, steps and code as :mod:`polyptych.reproduce.camml.main`. Photos (TrashNet,
+Fashion-MNIST): of some labels there is no training question, and a few labelled photos stand in the
+datastore; every second time, a training question lives in a world where the labels have changed
+places, so that what shots say has to be read. ScienceQA: text questions, answered by letter; the
+datastore is the training questions with their answers, found by their words, the question's own
+left out.
 
 Command: ``polyptych reproduce camml --real DATA_DIR --out DIR``, with the folders of
-:data:`~polyptych.reproduce.camml_sets.SETS` in ``DATA_DIR``.
+:data:`~polyptych.reproduce.camml.real_sets.SETS` in ``DATA_DIR``.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, ResNetConfig, ResNetModel
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from polyptych.data.images import load_image
 from polyptych.data.readers.splitting import SPLITS
 from polyptych.data.records import read_records, write_records
 from polyptych.evaluation.scorers import Scorer, item_scorer
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.reproduce.camml_base import close_up_encoder
-from polyptych.reproduce.camml_sets import (
-    LABELS,
-    PHOTO_SETS,
-    SETS,
-    base_questions,
-    read_set,
-    set_correct,
-)
-from polyptych.reproduce.camml_stages import run_study
-from polyptych.reproduce.camml_study import CammlSettings, CammlWorkshop, read_datastore
-from polyptych.reproduce.knowledge import (
+from polyptych.reproduce.camml.base import close_up_encoder
+from polyptych.reproduce.camml.knowledge import (
     FACTS_FILE,
     NEIGHBORS_FILE,
     QUESTIONS_FILE,
@@ -49,9 +37,19 @@ from polyptych.reproduce.knowledge import (
     World,
     with_shots,
 )
-from polyptych.reproduce.real_pictures import augmented
+from polyptych.reproduce.camml.real_sets import (
+    LABELS,
+    PHOTO_SETS,
+    SETS,
+    base_questions,
+    read_set,
+    set_correct,
+)
+from polyptych.reproduce.camml.stages import run_study
+from polyptych.reproduce.camml.study import CammlSettings, CammlWorkshop, read_datastore
+from polyptych.reproduce.camml.word_encoder import WordEncoder
+from polyptych.reproduce.encoder_finetuning import Labelled, learn_labels
 from polyptych.reproduce.small_models import ENCODER
-from polyptych.reproduce.word_encoder import WordEncoder
 from polyptych.reproduce.workshop import GroupBy, Run
 from polyptych.retrieval.building import build_index
 from polyptych.retrieval.encoders import load_encoder
@@ -61,7 +59,6 @@ from polyptych.retrieval.protocol import Encoder
 from polyptych.retrieval.retriever import Retriever
 from polyptych.retrieval.store import INDEX_FILE
 from polyptych.schema import Example
-from polyptych.vision.encoder import VisionEncoder
 
 REAL_SETTINGS = replace(
     CammlSettings(),
@@ -105,7 +102,21 @@ def main(
     start = close_up_encoder(ENCODER, out / "start")
     shop = RealCammlWorkshop(out, settings, out / "encoder", source)
     if not (shop.encoder / "accuracy.json").exists():
-        train_photo_encoder(shop, start, steps=encoder_steps)
+        torch.set_num_threads(1)
+        train, validation = (
+            {name: _labelled(shop.sets[name] / split) for name in PHOTO_SETS}
+            for split in ("train", "validation")
+        )
+        answers = {name: LABELS[name] for name in PHOTO_SETS}
+        learn_labels(
+            start,
+            shop.encoder,
+            answers,
+            train,
+            validation,
+            pool=most_of_a_cell,
+            steps=encoder_steps,
+        )
     return run_study(shop, out / "camml_real.json", workers)
 
 
@@ -248,56 +259,11 @@ class RealCammlWorkshop(CammlWorkshop):
         return {}
 
 
-def train_photo_encoder(
-    shop: RealCammlWorkshop, start: Path, *, steps: int, batch_size: int = 64
-) -> dict[str, float]:
-    """Go on from the Storybook encoder with the labels that are trained on.
-
-    Returns:
-        Accuracy on the validation photos, by set; also in ``accuracy.json`` beside the weights.
-    """
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    encoder = VisionEncoder(ResNetConfig.from_pretrained(start))
-    encoder.model.load_state_dict(
-        ResNetModel.from_pretrained(start, dtype=torch.float32).state_dict()
-    )
-    processor = BlipImageProcessorPil.from_pretrained(start)
-    sets = {name: _labelled(shop.sets[name] / "train", processor) for name in PHOTO_SETS}
-    heads = nn.ModuleDict(
-        {name: nn.Linear(encoder.hidden_size, len(LABELS[name])) for name in PHOTO_SETS}
-    )
-    parameters = [*encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
-    generator = torch.Generator().manual_seed(0)
-    for step in range(steps):
-        name = PHOTO_SETS[step % len(PHOTO_SETS)]
-        pixels, target = sets[name]
-        rows = torch.randint(len(pixels), (batch_size,), generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            states = encoder(augmented(pixels[rows], generator)).amax(dim=1)
-            loss = cross_entropy(heads[name](states).float(), target[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    encoder.model.save_pretrained(shop.encoder)
-    processor.save_pretrained(shop.encoder)
-    result = {}
-    for name in PHOTO_SETS:
-        pixels, target = _labelled(shop.sets[name] / "validation", processor)
-        with torch.inference_mode():
-            guess = heads[name](encoder.eval()(pixels).amax(dim=1)).argmax(-1)
-        result[name] = float((guess == target).float().mean())
-    (shop.encoder / "accuracy.json").write_text(json.dumps(result, indent=1))
-    return result
+def most_of_a_cell(features: Float[Tensor, "n P D_v"]) -> Float[Tensor, "n D_v"]:
+    """Photos are close: what is in them may show in a single cell."""
+    return features.amax(dim=1)
 
 
-def _labelled(folder: Path, processor: BlipImageProcessorPil) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels and label numbers of a split's questions."""
-    questions: Sequence[Example] = list(read_records(folder / QUESTIONS_FILE))
-    images = [load_image(question.images[0]) for question in questions]
-    names = LABELS[cast(str, questions[0].metadata["attribute"])]
-    target = torch.tensor([names.index(question.metadata["answer"]) for question in questions])
-    return processor(images, return_tensors="pt")["pixel_values"], target
+def _labelled(folder: Path) -> Labelled:
+    """The photos of a split's questions."""
+    return [(q.images[0], q.metadata["answer"]) for q in read_records(folder / QUESTIONS_FILE)]

@@ -17,8 +17,8 @@ from polyptych.methods.cheetah.discriminative_data import (
     build_discriminative_data,
     storybook_steps,
 )
-from polyptych.reproduce.detail_questions import make_detail_question
-from polyptych.reproduce.salience import make_caption, named_things
+from polyptych.reproduce.cheetah.detail_questions import make_detail_question
+from polyptych.reproduce.cheetah.salience import make_caption, named_things
 from polyptych.schema import Example
 from polyptych.storybook.generation import to_example
 from polyptych.storybook.graph import ThingSpec, find_things, scene_from_json

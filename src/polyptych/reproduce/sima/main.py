@@ -21,7 +21,7 @@ validation pictures -> all variants and seeds -> second and third iteration. Eve
 resumes where it was killed, and is appended to the results file when it ends.
 
 Command: ``polyptych reproduce sima --out DIR [--quick]``, and then, with ``--real DATA_DIR``, the
-questions of :mod:`polyptych.reproduce.sima_real` with the rates chosen before.
+questions of :mod:`polyptych.reproduce.sima.real` with the rates chosen before.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from pathlib import Path
 
 from polyptych.reproduce.answers import cache_features
 from polyptych.reproduce.runs import best_rates, execute_all, in_parallel
-from polyptych.reproduce.sima_real import REAL_SETTINGS, CocoWorkshop
-from polyptych.reproduce.sima_study import (
+from polyptych.reproduce.sima.real import REAL_SETTINGS, CocoWorkshop
+from polyptych.reproduce.sima.study import (
     REPEATED,
     Rounds,
     SimaSettings,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import ResNetConfig, ResNetModel
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from polyptych.data.images import load_image
+from polyptych.reproduce.cheetah.nlvr_boxes import KINDS, RGB, SIDE, SIZE_WORDS, Box, Statements
 from polyptych.reproduce.encoder import PATCH_SIZE, PICTURE_SIZE
-from polyptych.reproduce.nlvr_boxes import KINDS, RGB, SIDE, SIZE_WORDS, Box, Statements
+from polyptych.reproduce.encoder_finetuning import fit, open_encoder, save_encoder
 from polyptych.schema import IGNORE_INDEX, ImageRef
-from polyptych.vision.encoder import VisionEncoder
 
 CELLS = PICTURE_SIZE // PATCH_SIZE
 LOOKS = [None, *((kind, color) for kind in KINDS for color in RGB)]
@@ -47,33 +45,24 @@ def train_box_encoder(
         Accuracy on the cells of validation boxes that show a shape; also in ``out/accuracy.json``.
     """
     torch.manual_seed(seed)
-    encoder = VisionEncoder(ResNetConfig.from_pretrained(start))
-    encoder.model.load_state_dict(ResNetModel.from_pretrained(start).float().state_dict())
-    processor = BlipImageProcessorPil.from_pretrained(start)
+    encoder, processor = open_encoder(start)
     heads = nn.ModuleList(nn.Linear(encoder.hidden_size, n) for n in (len(LOOKS), len(SIZE_WORDS)))
     pixels, truth = _tensors(Statements(source, "train"), processor)
-    parameters = [*encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
+
+    def loss(_step: int) -> Tensor:
         rows = torch.randint(len(pixels), (batch_size,), generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
             features = encoder(pixels[rows])
             logits = [head(features).float().flatten(0, 1) for head in heads]
-        loss = torch.stack(
-            [
-                cross_entropy(value, truth[rows, part].flatten(), ignore_index=IGNORE_INDEX)
-                for part, value in enumerate(logits)
-            ]
-        ).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    encoder.model.half().save_pretrained(out)
-    processor.save_pretrained(out)
-    encoder.model.float().eval()
+        parts = [
+            cross_entropy(value, truth[rows, part].flatten(), ignore_index=IGNORE_INDEX)
+            for part, value in enumerate(logits)
+        ]
+        return torch.stack(parts).sum()
+
+    fit((encoder, heads), loss, steps)
+    encoder.eval()
     pixels, truth = _tensors(Statements(source, "validation"), processor)
     with torch.inference_mode():
         features = encoder(pixels)
@@ -83,7 +72,7 @@ def train_box_encoder(
         name: float(value[shown].float().mean())
         for name, value in zip(("kind and color", "size"), right, strict=True)
     }
-    (out / "accuracy.json").write_text(json.dumps(result, indent=1))
+    save_encoder(encoder, processor, out, result)
     return result
 
 

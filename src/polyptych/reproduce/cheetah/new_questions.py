@@ -12,9 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from polyptych.reproduce.detail_questions import ALONE, DECOYS, QUESTIONS, WEIGHTS, Question
-from polyptych.reproduce.salience import INSTRUCTIONS, captions_for, named_things
-from polyptych.reproduce.variety import numbered_pictures
+from polyptych.reproduce.cheetah.detail_questions import ALONE, DECOYS, QUESTIONS, WEIGHTS, Question
+from polyptych.reproduce.cheetah.salience import INSTRUCTIONS, captions_for, named_things
+from polyptych.reproduce.sam.variety import numbered_pictures
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
 from polyptych.storybook.graph import Scene, scene_from_json
 from polyptych.storybook.tasks import change_captioning
@@ -69,8 +69,9 @@ def reverse(change: Mapping[str, str]) -> dict[str, str]:
 def requestioned(pictures: Sequence[Picture], *, count: int, seed: int = 0) -> Iterator[Example]:
     """Detail questions about new pairs of pictures.
 
-    As in :mod:`polyptych.reproduce.detail_questions`, half of those about colors and kinds ask for
-    what captions name, answers are equally likely, and many other pictures would give another.
+    As in :mod:`polyptych.reproduce.cheetah.detail_questions`, half of those about colors and kinds
+    ask for what captions name, answers are equally likely, and many other pictures would give
+    another.
 
     Args:
         pictures: Of training.

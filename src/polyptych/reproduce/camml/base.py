@@ -19,9 +19,9 @@ from polyptych.models.checkpoint import load_model
 from polyptych.models.llava import PolyptychLlavaConfig, PolyptychLlavaForConditionalGeneration
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.reproduce.answers import answer, feature_cache, judge
-from polyptych.reproduce.camml_study import CammlWorkshop
+from polyptych.reproduce.camml.knowledge import PICTURE_SIZE, named_correct
+from polyptych.reproduce.camml.study import CammlWorkshop
 from polyptych.reproduce.encoder import PATCH_SIZE
-from polyptych.reproduce.knowledge import PICTURE_SIZE, named_correct
 from polyptych.reproduce.recipes import sources, study_recipe
 from polyptych.reproduce.small_models import WIDTH
 from polyptych.training.recipe import DataRecipe

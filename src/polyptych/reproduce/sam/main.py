@@ -13,17 +13,17 @@ learning rate on validation over one grid -> all seeds -> other budgets of visua
 has a folder, resumes where it was killed, and is appended to the results file when it ends.
 
 Command: ``polyptych reproduce sam --out DIR [--quick]``, and then, with ``--real DATA_DIR``, the
-same over real pictures (:mod:`polyptych.reproduce.real_pictures`) with the rates chosen before.
+same over real pictures (:mod:`polyptych.reproduce.sam.real`) with the rates chosen before.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from polyptych.reproduce import real_pictures
 from polyptych.reproduce.runs import best_rates
+from polyptych.reproduce.sam.real import main as main_real
+from polyptych.reproduce.sam.study import SamWorkshop, StudySettings, run_study
 from polyptych.reproduce.small_models import ENCODER
-from polyptych.reproduce.study import SamWorkshop, StudySettings, run_study
 
 
 def main(
@@ -54,7 +54,5 @@ def main(
     results = Path(results or shop.root / "sam.json")
     if real is not None:
         rates = best_rates(shop, results)
-        return real_pictures.main(
-            Path(real), Path(out) / "real", rates=rates, workers=workers, quick=quick
-        )
+        return main_real(Path(real), Path(out) / "real", rates=rates, workers=workers, quick=quick)
     return run_study(shop, results, workers)

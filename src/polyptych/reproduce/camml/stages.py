@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from polyptych.reproduce.answers import feature_cache
-from polyptych.reproduce.camml_base import fresh_base, train_base
-from polyptych.reproduce.camml_study import VARIANTS, CammlSettings, CammlWorkshop, Context
+from polyptych.reproduce.camml.base import fresh_base, train_base
+from polyptych.reproduce.camml.study import VARIANTS, CammlSettings, CammlWorkshop, Context
 from polyptych.reproduce.runs import best_rates, execute_all
 from polyptych.reproduce.workshop import Purpose, Run
 

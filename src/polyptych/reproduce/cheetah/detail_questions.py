@@ -1,9 +1,10 @@
 """Detail questions: several pictures, one question about one thing in one of them.
 
 "Picture 1: <image> Picture 2: <image> What color is the cup in picture 2?" Half of the questions
-about colors and kinds ask for what a caption would name (:mod:`polyptych.reproduce.salience`), half
-for what it leaves out, as it does all that persons do. Answers are drawn first, so that each is
-equally likely; often another picture would give another answer.
+about colors and kinds ask for what a caption would name
+(:mod:`polyptych.reproduce.cheetah.salience`), half for what it leaves out, as it does all that
+persons do. Answers are drawn first, so that each is equally likely; often another picture would
+give another answer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from polyptych.reproduce.salience import named_things
+from polyptych.reproduce.cheetah.salience import named_things
 from polyptych.storybook.graph import Scene, ThingSpec, find_things
 from polyptych.storybook.scenes import Allow
 from polyptych.storybook.tasks.base import StoryExample, build_example, first_accepted, numbered

@@ -26,7 +26,7 @@ from polyptych.evaluation.scoring.chair import Mention, ObjectFinder, read_synon
 from polyptych.evaluation.scoring.nouns import singular_of
 from polyptych.methods.sima.practice import practice_case, with_articles
 from polyptych.methods.sima.records import Responses
-from polyptych.reproduce.sima_sets import FORMS
+from polyptych.reproduce.sima.sets import FORMS
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, TextBlock
 
 LONGEST = 24

@@ -5,41 +5,36 @@ out) and Noto emoji (the narrowest kind that fits all), and next-page storytelli
 Storybook, where two controls tell whether pictures are used at all: the same questions with
 pictures of other stories, and with none.
 
-Same variants, same budgets, same code as :mod:`polyptych.reproduce.sam`; learning rates are those
-chosen there. The encoder starts from Storybook's and learns the labels of the training pictures.
+Same variants, same budgets, same code as :mod:`polyptych.reproduce.sam.main`; learning rates are
+those chosen there. The encoder starts from Storybook's and learns the labels of the training
+pictures.
 
 Command: ``polyptych reproduce sam --real DATA_DIR --out DIR``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from transformers import ResNetConfig, ResNetModel
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from jaxtyping import Float
+from torch import Tensor
 
-from polyptych.data.images import load_image
 from polyptych.data.readers import read_examples
 from polyptych.data.records import write_records
 from polyptych.evaluation.scorers import Measurement, Scorer, caption_scorer, mean_of
 from polyptych.methods.sam.model import PolyptychSamForConditionalGeneration
+from polyptych.reproduce.controls import no_pictures, shuffled_pictures
+from polyptych.reproduce.encoder_finetuning import learn_labels
+from polyptych.reproduce.sam.study import Budget, SamWorkshop, StudySettings, run_study
 from polyptych.reproduce.small_models import ENCODER
-from polyptych.reproduce.study import Budget, SamWorkshop, StudySettings, run_study
 from polyptych.reproduce.workshop import Change, GroupBy
 from polyptych.schema import Example, ImageBlock, ImageRef, Message, Prediction, TextBlock
 from polyptych.storybook.vocabulary import Split
-from polyptych.vision.encoder import VisionEncoder
 from polyptych.vision.feature_cache import FeatureCache
 
 SETS = ("trashnet", "noto_emoji", "african_storybook")
@@ -82,9 +77,27 @@ def main(
     settings = REAL_SETTINGS.quick() if quick else REAL_SETTINGS
     encoder = out / "encoder"
     if not (encoder / "accuracy.json").exists():
-        train_real_encoder(source, ENCODER, encoder)
+        train_real_encoder(source, encoder)
     shop = RealWorkshop(out, settings, encoder, source)
     return run_study(shop, out / "sam_real.json", workers, rates or None)
+
+
+def train_real_encoder(source: Path, out: Path, *, steps: int = 500) -> dict[str, float]:
+    """Go on from the Storybook encoder with the labels of the training pictures."""
+    train, validation = (
+        {
+            kind: [(ImageRef(path=path), label) for path, label in pictures.items()]
+            for kind, pictures in labels(source, split).items()
+        }
+        for split in ("train", "validation")
+    )
+    answers = {kind: sorted({label for _, label in each}) for kind, each in train.items()}
+    return learn_labels(ENCODER, out, answers, train, validation, pool=cell_mean, steps=steps)
+
+
+def cell_mean(features: Float[Tensor, "n P D_v"]) -> Float[Tensor, "n D_v"]:
+    """What a picture is stands in all of its cells."""
+    return features.mean(dim=1)
 
 
 def exact_match(
@@ -185,29 +198,6 @@ def is_short(example: Example) -> bool:
     return all(len(reference.split()) <= LONGEST_PAGE for reference in example.references)
 
 
-def shuffled_pictures(examples: Sequence[Example]) -> list[Example]:
-    """Every example gets the pictures of another one, as many as it had."""
-    rng = random.Random("shuffled pictures")
-    pool = [image for example in examples for image in example.images]
-    return [
-        dataclasses.replace(example, images=tuple(rng.sample(pool, len(example.images))))
-        for example in examples
-    ]
-
-
-def no_pictures(examples: Sequence[Example]) -> list[Example]:
-    """Only the words are left."""
-
-    def words(message: Message) -> Message:
-        kept = tuple(block for block in message.content if not isinstance(block, ImageBlock))
-        return Message(message.role, kept)
-
-    return [
-        dataclasses.replace(e, messages=tuple(words(m) for m in e.messages), images=())
-        for e in examples
-    ]
-
-
 def labels(source: Path, split: Split) -> dict[str, dict[str, str]]:
     """What single pictures are: set -> picture path -> label, from the groups they are in."""
     found: dict[str, dict[str, str]] = {"material": {}, "emoji": {}}
@@ -245,72 +235,3 @@ def _single(identity: str, path: str, text: str) -> Example:
     return Example(
         identity, (Message("user", question), answer), (ImageRef(path=path),), references=(text,)
     )
-
-
-def train_real_encoder(
-    source: Path, start: Path, out: Path, *, steps: int = 500, batch_size: int = 64, seed: int = 0
-) -> dict[str, float]:
-    """Go on from the Storybook encoder with the labels of the training pictures.
-
-    Returns:
-        Accuracy on the validation pictures, by set; also in ``out/accuracy.json``.
-    """
-    torch.manual_seed(seed)
-    encoder = VisionEncoder(ResNetConfig.from_pretrained(start))
-    encoder.model.load_state_dict(ResNetModel.from_pretrained(start).state_dict())
-    processor = BlipImageProcessorPil.from_pretrained(start)
-    truth = labels(source, "train")
-    answers = {kind: sorted(set(pictures.values())) for kind, pictures in truth.items()}
-    heads = nn.ModuleDict({k: nn.Linear(encoder.hidden_size, len(a)) for k, a in answers.items()})
-    sets = {kind: _tensors(pictures, answers[kind], processor) for kind, pictures in truth.items()}
-    parameters = [*encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
-    generator = torch.Generator().manual_seed(seed)
-    for step in range(steps):
-        kind = list(sets)[step % len(sets)]
-        pixels, target = sets[kind]
-        rows = torch.randint(len(pixels), (batch_size,), generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            features = encoder(augmented(pixels[rows], generator)).mean(dim=1)
-            loss = cross_entropy(heads[kind](features).float(), target[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    encoder.model.half().save_pretrained(out)
-    processor.save_pretrained(out)
-    encoder.model.float()
-    result = {}
-    for kind, pictures in labels(source, "validation").items():
-        known = {path: label for path, label in pictures.items() if label in answers[kind]}
-        pixels, target = _tensors(known, answers[kind], processor)
-        with torch.inference_mode():
-            guess = heads[kind](encoder.eval()(pixels).mean(dim=1)).argmax(-1)
-        result[kind] = float((guess == target).float().mean())
-    (out / "accuracy.json").write_text(json.dumps(result, indent=1))
-    return result
-
-
-def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture shifted by up to 8 pixels and mirrored by chance."""
-    size = pixels.shape[-1]
-    padded = nn.functional.pad(pixels, (8, 8, 8, 8), mode="replicate")
-    shifts = torch.randint(17, (len(pixels), 2), generator=generator).tolist()
-    flips = torch.rand(len(pixels), generator=generator) < 0.5
-    return torch.stack(
-        [
-            view.flip(-1) if flip else view
-            for image, (y, x), flip in zip(padded, shifts, flips, strict=True)
-            for view in [image[:, y : y + size, x : x + size]]
-        ]
-    )
-
-
-def _tensors(
-    pictures: Mapping[str, str], answers: Sequence[str], processor: BlipImageProcessorPil
-) -> tuple[Tensor, Tensor]:
-    images = [load_image(ImageRef(path=path)) for path in pictures]
-    pixels = processor(images, return_tensors="pt")["pixel_values"]
-    target = np.array([answers.index(label) for label in pictures.values()])
-    return pixels, torch.from_numpy(target)

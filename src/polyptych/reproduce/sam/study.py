@@ -31,9 +31,9 @@ from polyptych.reproduce.answers import (
 from polyptych.reproduce.base import FactReadout, pictures_of, teach_to_see
 from polyptych.reproduce.recipes import sources, study_recipe
 from polyptych.reproduce.runs import best_rates, execute_all, in_parallel
-from polyptych.reproduce.sam_variants import VARIANTS, build_base, build_variant, connector_size
+from polyptych.reproduce.sam.variants import VARIANTS, build_base, build_variant, connector_size
+from polyptych.reproduce.sam.variety import regrouped, renamed
 from polyptych.reproduce.small_models import build_processor
-from polyptych.reproduce.variety import regrouped, renamed
 from polyptych.reproduce.workshop import GroupBy, Run, Workshop
 from polyptych.schema import Example
 from polyptych.storybook.generation import RECORDS_FILE, write_dataset

@@ -21,7 +21,7 @@ from polyptych.adapters.vpgc import Reattention, VpgC
 from polyptych.data.records import read_records
 from polyptych.reproduce.answers import ANSWER_TOKENS, BATCH
 from polyptych.reproduce.recipes import sources, study_recipe
-from polyptych.reproduce.study import SamWorkshop, StudySettings
+from polyptych.reproduce.sam.study import SamWorkshop, StudySettings
 from polyptych.reproduce.workshop import Run
 from polyptych.storybook.tasks.factors import FactorType
 from polyptych.training.recipe import (

@@ -1,6 +1,6 @@
 """The Cheetah comparison on real pictures: NLVR's statements about three boxes.
 
-Same variants, same steps and shares, same code as :mod:`polyptych.reproduce.cheetah`; learning
+Same variants, same steps and shares, same code as :mod:`polyptych.reproduce.cheetah.main`; learning
 rates are those chosen there. Answers are true or false; the more frequent one makes up 55 % of the
 development set and 56 % of the test set, so that is what a model that sees nothing can reach.
 
@@ -33,8 +33,7 @@ from polyptych.methods.cheetah.discriminative_data import (
 from polyptych.models.checkpoint import load_model
 from polyptych.reproduce.answers import cache_features
 from polyptych.reproduce.base import Hints, Readout
-from polyptych.reproduce.cheetah_study import EDITED, CheetahSettings, CheetahWorkshop
-from polyptych.reproduce.nlvr_boxes import (
+from polyptych.reproduce.cheetah.nlvr_boxes import (
     KINDS,
     NUMBERS,
     RGB,
@@ -47,8 +46,9 @@ from polyptych.reproduce.nlvr_boxes import (
     box_from_json,
     largest,
 )
-from polyptych.reproduce.real_pictures import no_pictures, shuffled_pictures
-from polyptych.reproduce.salience import NAMED
+from polyptych.reproduce.cheetah.salience import NAMED
+from polyptych.reproduce.cheetah.study import EDITED, CheetahSettings, CheetahWorkshop
+from polyptych.reproduce.controls import no_pictures, shuffled_pictures
 from polyptych.reproduce.workshop import Change, GroupBy
 from polyptych.schema import IGNORE_INDEX, Example, ImageRef
 from polyptych.storybook.vocabulary import Split

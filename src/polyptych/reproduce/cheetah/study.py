@@ -23,11 +23,11 @@ from polyptych.models.checkpoint import load_model
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.reproduce.answers import cache_features
 from polyptych.reproduce.base import Hints, Readout, pictures_of
-from polyptych.reproduce.cheetah_sets import asks_for_named, draw_set, edit_pictures
-from polyptych.reproduce.detail_questions import detail_correct
-from polyptych.reproduce.new_questions import changed_back, recaptioned, requestioned
+from polyptych.reproduce.cheetah.detail_questions import detail_correct
+from polyptych.reproduce.cheetah.new_questions import changed_back, recaptioned, requestioned
+from polyptych.reproduce.cheetah.salience import CaptionReadout, ThingHints
+from polyptych.reproduce.cheetah.sets import asks_for_named, draw_set, edit_pictures
 from polyptych.reproduce.recipes import study_recipe
-from polyptych.reproduce.salience import CaptionReadout, ThingHints
 from polyptych.reproduce.workshop import GroupBy, Run, Workshop
 from polyptych.schema import Example, ImageRef
 from polyptych.storybook import scoring

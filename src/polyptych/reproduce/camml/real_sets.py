@@ -2,7 +2,7 @@
 
 TrashNet and Fashion-MNIST: some labels are never trained on; a few labelled photos of each stand in
 the datastore. ScienceQA: text questions whose datastore is the training questions with lecture and
-answer. Questions and facts have the form of :mod:`polyptych.reproduce.knowledge`.
+answer. Questions and facts have the form of :mod:`polyptych.reproduce.camml.knowledge`.
 """
 
 from __future__ import annotations

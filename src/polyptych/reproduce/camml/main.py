@@ -17,17 +17,17 @@ questions over one grid -> all seeds -> other numbers of context tokens. Every r
 resumes where it was killed, and is appended to the results file when it ends.
 
 Command: ``polyptych reproduce camml --out DIR [--quick]``, and then, with ``--real DATA_DIR``,
-real questions and photos (:mod:`polyptych.reproduce.camml_real`).
+real questions and photos (:mod:`polyptych.reproduce.camml.real`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from polyptych.reproduce.camml_base import close_up_encoder
-from polyptych.reproduce.camml_real import main as main_real
-from polyptych.reproduce.camml_stages import run_study
-from polyptych.reproduce.camml_study import CammlSettings, CammlWorkshop
+from polyptych.reproduce.camml.base import close_up_encoder
+from polyptych.reproduce.camml.real import main as main_real
+from polyptych.reproduce.camml.stages import run_study
+from polyptych.reproduce.camml.study import CammlSettings, CammlWorkshop
 from polyptych.reproduce.small_models import ENCODER
 
 

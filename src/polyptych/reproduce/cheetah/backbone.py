@@ -8,9 +8,9 @@ from polyptych.models.blip2 import PolyptychBlip2Config, PolyptychBlip2ForCondit
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.reproduce.answers import feature_cache
 from polyptych.reproduce.base import teach_to_see
-from polyptych.reproduce.cheetah_study import EDITED, CheetahWorkshop
+from polyptych.reproduce.cheetah.salience import NAMED
+from polyptych.reproduce.cheetah.study import EDITED, CheetahWorkshop
 from polyptych.reproduce.recipes import sources, study_recipe
-from polyptych.reproduce.salience import NAMED
 from polyptych.reproduce.small_models import build_processor, load_encoder, small_config
 from polyptych.training.data import TrainingData
 from polyptych.training.recipe import DataRecipe, Recipe

@@ -20,7 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from polyptych.errors import PolyptychError
-from polyptych.reproduce.adapters_study import (
+from polyptych.reproduce.adapters.study import (
     VARIANTS,
     AdaptersSettings,
     AdaptersWorkshop,

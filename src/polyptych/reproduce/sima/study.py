@@ -24,7 +24,7 @@ from polyptych.methods.sima.truth import description_truth
 from polyptych.models.checkpoint import load_model
 from polyptych.models.processor import PolyptychProcessor
 from polyptych.reproduce.recipes import study_recipe
-from polyptych.reproduce.sima_sets import (
+from polyptych.reproduce.sima.sets import (
     comparisons,
     corpus_chair,
     descriptions,

@@ -17,7 +17,7 @@ smaller sets of edited pictures. Every run has a folder, resumes where it was ki
 appended to the results file when it ends.
 
 Command: ``polyptych reproduce cheetah --out DIR [--quick]``, and then, with ``--real DATA_DIR``,
-the same over NLVR (:mod:`polyptych.reproduce.cheetah_real`) with the rates chosen before.
+the same over NLVR (:mod:`polyptych.reproduce.cheetah.real`) with the rates chosen before.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from polyptych.reproduce.answers import cache_features
-from polyptych.reproduce.cheetah_backbone import cache_states, fresh_backbone, train_backbone
-from polyptych.reproduce.cheetah_real import REAL_SETTINGS, NlvrWorkshop
-from polyptych.reproduce.cheetah_study import (
+from polyptych.reproduce.cheetah.backbone import cache_states, fresh_backbone, train_backbone
+from polyptych.reproduce.cheetah.nlvr_encoder import train_box_encoder
+from polyptych.reproduce.cheetah.real import REAL_SETTINGS, NlvrWorkshop
+from polyptych.reproduce.cheetah.study import (
     EDITED,
     VARIANTS,
     CheetahSettings,
     CheetahWorkshop,
     Placement,
 )
-from polyptych.reproduce.nlvr_encoder import train_box_encoder
 from polyptych.reproduce.runs import best_rates, execute_all, in_parallel
 from polyptych.reproduce.small_models import ENCODER
 from polyptych.reproduce.workshop import Run

@@ -1,7 +1,7 @@
 """The SIMA comparison on real data: COCO images told as lists of objects, and a few photos.
 
 A base learns to caption from such lists, wrong objects among the captions on purpose, and to judge
-captions; see :mod:`polyptych.reproduce.sima_real_sets`. Two questions:
+captions; see :mod:`polyptych.reproduce.sima.real_sets`. Two questions:
 
 *The critic*: which of VALSE's captions and foils is true? It is told nothing (what words alone
 give away), the list in the question, the list as ground truth, both, or another image's list; with
@@ -46,9 +46,9 @@ from polyptych.methods.sima.truth import agreement
 from polyptych.models.checkpoint import load_model
 from polyptych.models.merging import merge_adapter
 from polyptych.models.processor import PolyptychProcessor
-from polyptych.reproduce.real_pictures import no_pictures, shuffled_pictures
-from polyptych.reproduce.sam_variants import build_base
-from polyptych.reproduce.sima_real_sets import (
+from polyptych.reproduce.controls import no_pictures, shuffled_pictures
+from polyptych.reproduce.sam.variants import build_base
+from polyptych.reproduce.sima.real_sets import (
     CocoSets,
     is_caption,
     listing,
@@ -58,8 +58,8 @@ from polyptych.reproduce.sima_real_sets import (
     other_objects,
     told,
 )
-from polyptych.reproduce.sima_sets import corpus_chair, with_mistakes
-from polyptych.reproduce.sima_study import VERDICT_TOKENS, SimaSettings, SimaWorkshop
+from polyptych.reproduce.sima.sets import corpus_chair, with_mistakes
+from polyptych.reproduce.sima.study import VERDICT_TOKENS, SimaSettings, SimaWorkshop
 from polyptych.reproduce.small_models import build_processor
 from polyptych.reproduce.workshop import Change, GroupBy, Run
 from polyptych.schema import Example, PreferencePair
